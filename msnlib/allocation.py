@@ -1,0 +1,342 @@
+"""Allocation: which free entries become a task's subnetwork, and what they start from.
+
+The paper (Renn et al. 2022, arXiv 2207.08821; released as ``mann.utils.mask_model``) scores every weight for every
+task and keeps those above a percentile, tensor by tensor. Here the number of entries is fixed first and exactly that
+many are taken, so ties cannot change a count and a full tensor is an error, not a dense subnetwork.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from numbers import Real
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from msnlib.layers import (
+    ByTask,
+    PerTask,
+    SharedTensor,
+    check_known,
+    check_name,
+    check_not_read,
+    discard,
+    shared_tensors,
+    tasks,
+    using,
+)
+from msnlib.seeding import stream
+
+METHODS = ("gradient", "snip", "magnitude", "random")
+INITS = ("he", "glorot", "authors")
+READS = ("none", "all")
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class CapacityError(RuntimeError):
+    """A tensor has fewer entries to give than were asked for.
+
+    Attributes:
+        layer: name of the tensor, as in :func:`~msnlib.owner_map`.
+        asked, free: numbers of entries.
+    """
+
+    def __init__(self, layer: str, asked: int, free: int, total: int):
+        super().__init__(f"{layer}: asked for {asked} entries, only {free} of {total} are free")
+        self.layer, self.asked, self.free, self.total = layer, asked, free, total
+
+    def __reduce__(self):
+        return type(self), (self.layer, self.asked, self.free, self.total)
+
+
+class DeadOutputWarning(UserWarning):
+    """Allocation left an output of a network's head without any weight: it cannot depend on the input."""
+
+
+class OverlapWarning(UserWarning):
+    """The released percentile rule gave a task entries that other tasks own."""
+
+
+def allocate(
+    net: nn.Module,
+    task: str,
+    density: float | Literal["free"],
+    method: str = "gradient",
+    batches: Batches | None = None,
+    loss: Loss | None = None,
+    reads: str = "none",
+    init: str = "he",
+    seed: int | None = None,
+    legacy_percentile: bool = False,
+) -> None:
+    """Give a new task its subnetwork: the most salient free entries of every masked tensor.
+
+    Of a tensor with n entries the task gets exactly ``max(1, round(density * n))``, weights and biases apart; of
+    equally salient entries those with the lower flat index. Entries are scored on freshly initialised values in a
+    network that holds the task on *all* free entries. Later the chosen ones are all the task has.
+
+    Args:
+        net: any module with masked layers.
+        task: its name; stems and heads for it must be declared already where the network has some.
+        density: share of entries to keep, 0 < density <= 1; ``"free"`` takes every free entry, to be
+            trained and then cut by :func:`prune`.
+        method: the saliency. ``"gradient"``: abs(dL/dw), the paper's. ``"snip"``: abs(w dL/dw) (Lee et al. 2019).
+            ``"magnitude"``: abs(w). ``"random"``: uniform.
+        batches: pairs (x, y) the gradient is taken on; for ``"gradient"`` and ``"snip"`` only.
+        loss: ``loss(prediction, y)`` -> mean over the batch, likewise.
+        reads: ``"none"``, the paper's: a task sees its own entries alone. ``"all"``: it also uses the entries of
+            the tasks before it, which are frozen from now on (PackNet, Mallya & Lazebnik 2018).
+        init: values the subnetwork starts from. ``"he"``: normal with variance 2 / fan-in, counting the inputs a
+            unit *keeps*, and a builder's heads start near zero. ``"glorot"``: uniform, the authors' dedicated
+            networks. ``"authors"``: N(0, 0.05), their masked layers. Biases start at 0.
+        seed: of initial values and random scores; None takes the run's (:func:`~msnlib.seed_everything`).
+        legacy_percentile: keep ``score >= percentile`` as released, bug for bug: entries owned once before count
+            as score 0, and when the percentile is 0 the task gets *every* entry, other tasks' too.
+
+    Raises:
+        CapacityError: a tensor has too few free entries.
+        ValueError: any other unusable argument, a NaN score, a layer that tasks cannot share.
+        In every case no layer has changed.
+
+    Warns:
+        DeadOutputWarning: a head's output got no weight.
+        OverlapWarning: ``legacy_percentile`` gave entries away twice.
+    """
+    check_name(task)
+    if task in tasks(net):
+        raise ValueError(f"task {task!r} is allocated already; release it first")
+    _check_choice("reads", reads, READS)
+    _check_choice("init", init, INITS)
+    if legacy_percentile and (reads != "none" or density == "free"):
+        raise ValueError("legacy_percentile goes with reads='none' and a number as density")
+    if density == "free":
+        _check_choice("method", method, METHODS)
+    else:
+        check_density(density)
+        _check_saliency(method, batches, loss)
+    _check_isolated(net)
+    tensors = shared_tensors(net, task)
+    if not tensors:
+        raise ValueError("the network has no masked layers to allocate from")
+    if not legacy_percentile:
+        _check_capacity(tensors, density)
+
+    order = 1 + max((sub.order for tensor in shared_tensors(net).values() for sub in tensor.values()), default=0)
+    before = {name: tensor.owners() for name, tensor in tensors.items()}
+    try:
+        for name, tensor in tensors.items():
+            start = torch.arange(tensor.numel(), device=tensor.like.device) if legacy_percentile else tensor.free()
+            tensor.own(task, start, torch.zeros(len(start)), order, reads == "all")
+            _initialise(tensor, task, init, stream("scored values", task, name, seed=seed))
+        if density == "free":
+            return
+        scores = _scores(net, task, tensors, method, batches, loss, seed)
+        for name, tensor in tensors.items():
+            if legacy_percentile:
+                keep = _at_percentile(scores[name], before[name], density)
+            else:
+                keep = top(scores[name], entries(tensor.numel(), density))
+            _keep(tensor, task, keep)
+            if init == "he":
+                _initialise(tensor, task, init, stream("initial values", task, name, seed=seed))
+    except BaseException:
+        discard(net, task)
+        raise
+    for name, tensor in tensors.items():
+        if tensor.is_output and len(tensor.shape) > 1:
+            dead = (tensor.used_per_unit(task) == 0).nonzero().squeeze(1).tolist()
+            if dead:
+                message = f"{name}: outputs {dead} of task {task!r} got no entries"
+                warnings.warn(message, DeadOutputWarning, stacklevel=2)
+    overlap = [name for name, tensor in tensors.items() if (before[name][tensor[task].positions] > 0).any()]
+    if overlap:
+        warnings.warn(
+            f"task {task!r} overlaps other tasks in {len(overlap)} of {len(tensors)} tensors ({', '.join(overlap)})",
+            OverlapWarning,
+            stacklevel=2,
+        )
+
+
+def prune(
+    net: nn.Module,
+    task: str,
+    density: float,
+    method: str = "magnitude",
+    batches: Batches | None = None,
+    loss: Loss | None = None,
+    seed: int | None = None,
+) -> None:
+    """Cut a task down to its most salient entries; the rest is free again, kept values stay as they are.
+
+    With ``allocate(..., density="free")`` before it this is the train, prune, retrain cycle of the paper's
+    magnitude method and of PackNet. Of a tensor with n entries, ``max(1, round(density * n))`` are kept. Arguments
+    and errors as in :func:`allocate`; CapacityError when the task owns fewer; FrozenTaskError when others read it.
+    """
+    check_known(net, task)
+    check_not_read(net, task, "pruned")
+    check_density(density)
+    _check_saliency(method, batches, loss)
+    tensors = {name: tensor for name, tensor in shared_tensors(net, task).items() if task in tensor}
+    for name, tensor in tensors.items():
+        asked, owned = entries(tensor.numel(), density), len(tensor[task].positions)
+        if asked > owned:
+            raise CapacityError(name, asked, owned, tensor.numel())
+    scores = _scores(net, task, tensors, method, batches, loss, seed)
+    for name, tensor in tensors.items():
+        _keep(tensor, task, top(scores[name], entries(tensor.numel(), density)))
+
+
+def entries(numel: int, density: float) -> int:
+    """How many entries a density means: ``max(1, round(density * numel))``."""
+    return max(1, round(density * numel))
+
+
+def top(scores: Tensor, count: int) -> Tensor:
+    """Indices of the ``count`` largest scores, ascending; of equal scores the lower index is taken.
+
+    Shape: scores (n,) -> (count,) int64.
+    """
+    return scores.sort(descending=True, stable=True).indices[:count].sort().values
+
+
+def check_density(density: float) -> None:
+    """Raise ValueError unless 0 < density <= 1."""
+    if isinstance(density, bool) or not isinstance(density, Real) or not 0 < density <= 1:
+        raise ValueError(f"density {density!r} must be in 0 < density <= 1 (the share of weights a task keeps)")
+
+
+def _at_percentile(scores: Tensor, owned: Tensor, density: float) -> Tensor:
+    """Indices the released rule keeps. ``owned == 1``, not ``>= 1``, is the release's own test."""
+    scores = scores.masked_fill(owned == 1, 0).cpu().numpy()
+    kept = scores >= np.percentile(scores, round(100 * (1 - density), 9))
+    return torch.from_numpy(kept.nonzero()[0]).to(owned.device)
+
+
+def _keep(tensor: SharedTensor, task: str, index: Tensor) -> None:
+    """Leave the task only these of its entries (indices into its positions, ascending)."""
+    sub = tensor[task]
+    tensor.own(task, sub.positions[index], sub.values.detach()[index], sub.order, sub.reads)
+
+
+def _initialise(tensor: SharedTensor, task: str, init: str, generator: torch.Generator) -> None:
+    """Draw the task's values anew, over the whole tensor, so that an entry's noise does not depend on the mask."""
+    values, positions = tensor[task].values.data, tensor[task].positions
+    if len(tensor.shape) == 1:
+        values.zero_()
+        return
+    units, inputs, *kernel = tensor.shape
+    if init == "glorot":
+        bound = math.sqrt(6 / ((units + inputs) * math.prod(kernel)))
+        noise = torch.rand(tensor.numel(), generator=generator, dtype=values.dtype).mul_(2 * bound).sub_(bound)
+    else:
+        noise = torch.randn(tensor.numel(), generator=generator, dtype=values.dtype)
+    values.copy_(noise.to(values.device)[positions])
+    if init == "authors":
+        values.mul_(0.05)
+    elif init == "he":
+        # He et al. (2015) through a ReLU. Outputs start near zero instead: with logits of unit size the gradient of an
+        # output's weights is mostly its chance bias, a few outputs take all entries and others are never predicted.
+        gain = 0.1 if tensor.is_output else math.sqrt(2)
+        kept = tensor.used_per_unit(task)[positions // (tensor.numel() // units)]
+        values.mul_(gain / kept.sqrt())
+
+
+def _scores(
+    net: nn.Module,
+    task: str,
+    tensors: dict[str, SharedTensor],
+    method: str,
+    batches: Batches | None,
+    loss: Loss | None,
+    seed: int | None,
+) -> dict[str, Tensor]:
+    """Name of tensor -> (k,) saliency of each entry the task owns there."""
+    values = {name: tensor[task].values for name, tensor in tensors.items()}
+    if method == "random":
+        found = {n: torch.rand(len(v), generator=stream("scores", task, n, seed=seed)) for n, v in values.items()}
+    elif method == "magnitude":
+        found = {n: v.detach().abs() for n, v in values.items()}
+    else:
+        gradients = _gradients(net, task, list(values.values()), batches, loss)
+        found = dict(zip(values, gradients, strict=True))
+        if method == "snip":
+            found = {n: g * values[n].detach() for n, g in found.items()}
+        found = {n: g.abs() for n, g in found.items()}
+    for name, score in found.items():
+        if score.isnan().any():
+            raise ValueError(f"{name}: {int(score.isnan().sum())} of {len(score)} scores of task {task!r} are NaN")
+    return {n: s.to(values[n].device) for n, s in found.items()}
+
+
+def _gradients(net: nn.Module, task: str, values: list[Tensor], batches: Batches, loss: Loss) -> list[Tensor]:
+    """Gradient of the summed loss over all examples with respect to each vector of values."""
+    total = [torch.zeros_like(v) for v in values]
+    seen = 0
+    with evaluating(net), using(net, task), torch.enable_grad():
+        for x, y in batches:
+            x, y = x.to(values[0].device), y.to(values[0].device)
+            summed = loss(net(x), y) * len(x)
+            for sum_, grad in zip(total, torch.autograd.grad(summed, values, allow_unused=True), strict=True):
+                if grad is not None:
+                    sum_ += grad
+            seen += len(x)
+    if not seen:
+        raise ValueError("batches held no examples to take gradients on")
+    return total
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; afterwards every module is in the mode it was in."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} {value!r} is not one of {', '.join(allowed)}")
+
+
+def _check_saliency(method: str, batches: Batches | None, loss: Loss | None) -> None:
+    _check_choice("method", method, METHODS)
+    if method in ("gradient", "snip") and (batches is None or loss is None):
+        raise ValueError(f"method {method!r} needs batches= (pairs x, y) and loss= (of prediction and y)")
+
+
+def _check_capacity(tensors: dict[str, SharedTensor], density: float | str) -> None:
+    for name, tensor in tensors.items():
+        free = len(tensor.free())
+        asked = 1 if density == "free" else entries(tensor.numel(), density)
+        if asked > free:
+            raise CapacityError(name, asked, free, tensor.numel())
+
+
+def _check_isolated(net: nn.Module) -> None:
+    """Refuse what moves in training whoever trains: batch statistics of all tasks, a private part given to two."""
+    for name, switch in net.named_modules():
+        owner: dict[int, str] = {}
+        for task, own in switch.items() if isinstance(switch, PerTask) else ():
+            for tensor in (*own.parameters(), *own.buffers()):
+                if owner.setdefault(id(tensor), task) != task:
+                    raise ValueError(
+                        f"{name}: tasks {owner[id(tensor)]!r} and {task!r} share a module; give each its own"
+                    )
+    private = [id(m) for switch in net.modules() if isinstance(switch, ByTask) for m in switch.modules()]
+    for name, module in net.named_modules():
+        shared_statistics = isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats
+        if shared_statistics and id(module) not in private:
+            raise ValueError(
+                f"{name}: {type(module).__name__} keeps statistics of all tasks; use one per task (PerTask)"
+            )

@@ -1,0 +1,372 @@
+"""Masked layers: tensors of which every named task owns some entries, and the switch that says whose turn it is.
+
+A layer stores no dense weight. For each task it keeps the *positions* the task owns and a compact vector of their
+*values*; the dense weight is scattered together in ``forward``. Isolation follows from the storage: an optimizer
+that is given one task's values does not hold another's, so no momentum and no weight decay can move them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class Subnetwork(nn.Module):
+    """What one task owns of one tensor.
+
+    Attributes:
+        positions: (k,) int64, ascending: flat indices into the tensor.
+        values: (k,) parameter: what stands at these positions.
+        order: allocation number of the task in its network, from 1.
+        reads: whether the task also uses, frozen, the entries of tasks allocated before it.
+    """
+
+    positions: Tensor
+
+    def __init__(self, positions: Tensor, values: Tensor, order: int, reads: bool = False):
+        super().__init__()
+        self.register_buffer("positions", positions)
+        self.values = nn.Parameter(values)
+        self.order = order
+        self.reads = reads
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([self.order, int(self.reads)])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.order, self.reads = int(state[0]), bool(state[1])
+
+    def extra_repr(self) -> str:
+        return f"entries={len(self.positions)}, order={self.order}, reads={self.reads}"
+
+
+class ByTask(nn.ModuleDict):
+    """Modules keyed by task, one of which is active inside :func:`using`."""
+
+    active: str | None = None
+
+    def current(self) -> nn.Module:
+        """The active task's module.
+
+        Raises:
+            RuntimeError: no task is active, or the active one has nothing here.
+        """
+        if self.active in self:
+            return self[self.active]
+        known = ", ".join(self) or "none"
+        if self.active is None:
+            raise RuntimeError(
+                f"no task is active: call net(x, task=...) or use `with using(net, ...)` (tasks: {known})"
+            )
+        raise RuntimeError(f"task {self.active!r} has no entries here (tasks: {known})")
+
+
+class PerTask(ByTask):
+    """A module for each task, say its input stem or its head; runs the active task's one.
+
+    Shape: whatever the task's module takes and gives.
+    """
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.current()(*inputs)
+
+
+class SharedTensor(ByTask):
+    """A tensor whose entries are owned by tasks: ``shared["fashion"]`` is fashion's :class:`Subnetwork`.
+
+    Calling it gives the active task's dense tensor. Entries the task does not use are zero.
+
+    Attributes:
+        is_output: whether its rows are a network's outputs. Builders set it on their heads: such a tensor starts
+            near zero, and :func:`~msnlib.allocate` warns when an output is left without entries.
+    """
+
+    like: Tensor
+    is_output: bool = False
+
+    def __init__(self, shape: tuple[int, ...], device=None, dtype=None):
+        super().__init__()
+        self.shape = torch.Size(shape)
+        # Follows .to(device) and .to(dtype), so that a later task starts where the layer is.
+        self.register_buffer("like", torch.empty(0, device=device, dtype=dtype), persistent=False)
+
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    def forward(self) -> Tensor:
+        self.current()
+        return self.dense(self.active)
+
+    def dense(self, task: str) -> Tensor:
+        """The task's tensor, (\\*shape): its values at its positions, zero or frozen values elsewhere."""
+        own = self[task]
+        if len(own.values) == self.numel():
+            return own.values.view(self.shape)
+        flat = own.values.new_zeros(self.numel())
+        for name in self.read_by(task):
+            flat.index_copy_(0, self[name].positions, self[name].values.detach())
+        return flat.index_copy(0, own.positions, own.values).view(self.shape)
+
+    def read_by(self, task: str) -> list[str]:
+        """Tasks whose frozen entries ``task`` uses: all allocated before it if it reads, else none; in that order."""
+        own = self[task]
+        earlier = [name for name, sub in self.items() if sub.order < own.order] if own.reads else []
+        return sorted(earlier, key=lambda name: self[name].order)
+
+    def owners(self) -> Tensor:
+        """(numel,) int64: how many tasks own each entry; 0 or 1 except after ``legacy_percentile``."""
+        count = torch.zeros(self.numel(), dtype=torch.int64, device=self.like.device)
+        for sub in self.values():
+            count[sub.positions] += 1
+        return count
+
+    def free(self) -> Tensor:
+        """Flat positions no task owns, ascending, int64."""
+        return (self.owners() == 0).nonzero().squeeze(1)
+
+    def used_per_unit(self, task: str) -> Tensor:
+        """(shape[0],) int64: the kept fan-in of every unit: entries the task owns or reads in its row."""
+        rows = self.numel() // self.shape[0]
+        at = torch.cat([self[name].positions for name in (task, *self.read_by(task))])
+        return torch.bincount(at // rows, minlength=self.shape[0])
+
+    def own(self, task: str, positions: Tensor, values: Tensor, order: int, reads: bool = False) -> None:
+        """Make ``task`` the owner of exactly these positions (int64, ascending)."""
+        self[task] = Subnetwork(positions, values.to(self.like), order, reads)
+
+    def extra_repr(self) -> str:
+        return f"shape={tuple(self.shape)}"
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.shape)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        if state.tolist() != list(self.shape):
+            raise RuntimeError(f"a tensor of shape {tuple(state.tolist())} does not fit one of {tuple(self.shape)}")
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        # The tasks in a state dict are data, not structure: hold exactly those, at their sizes.
+        suffix = ".positions"
+        stored = {k[len(prefix) : -len(suffix)] for k in state_dict if k.startswith(prefix) and k.endswith(suffix)}
+        for task in set(self) - stored:
+            del self[task]
+        for task in sorted(stored):
+            positions = state_dict[f"{prefix}{task}{suffix}"]
+            self.own(task, positions.to(self.like.device, copy=True), torch.zeros(len(positions)), order=0)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class MaskedLinear(nn.Linear):
+    """``torch.nn.Linear`` that holds any number of named tasks. Same arguments.
+
+    ``weight`` and ``bias`` are :class:`SharedTensor` s and empty until :func:`~msnlib.allocate`.
+
+    Shape: (\\*, in_features) -> (\\*, out_features).
+
+    Example:
+        >>> layer = MaskedLinear(4, 3)
+        >>> allocate(layer, "a", density=0.5, method="random")
+        >>> with using(layer, "a"):
+        ...     layer(torch.ones(2, 4)).shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, device=None, dtype=None):
+        super().__init__(in_features, out_features, bias, device="meta", dtype=dtype)
+        _share(self, device, dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.linear(input, self.weight(), None if self.bias is None else self.bias())
+
+    def plain(self, task: str) -> nn.Linear:
+        """The task's layer as ``torch.nn.Linear``."""
+        layer = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+        return _fill(layer, self, task)
+
+
+class MaskedConv2d(nn.Conv2d):
+    """``torch.nn.Conv2d`` that holds any number of named tasks. Same arguments; see :class:`MaskedLinear`.
+
+    Shape: (N, in_channels, H, W) -> (N, out_channels, H', W').
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size,
+        stride=1,
+        padding=0,
+        dilation=1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device=None,
+        dtype=None,
+    ):
+        geometry = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
+        super().__init__(*geometry, device="meta", dtype=dtype)
+        self._geometry = geometry
+        _share(self, device, dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.weight(), None if self.bias is None else self.bias())
+
+    def plain(self, task: str) -> nn.Conv2d:
+        """The task's layer as ``torch.nn.Conv2d``."""
+        return _fill(nn.Conv2d(*self._geometry, device="meta"), self, task)
+
+
+def _share(layer: nn.Module, device, dtype) -> None:
+    """Put shared tensors where torch put parameters (on the meta device, so none were ever filled)."""
+    for name, parameter in list(layer.named_parameters(recurse=False)):
+        delattr(layer, name)
+        setattr(layer, name, SharedTensor(parameter.shape, device, dtype))
+
+
+def _fill(plain: nn.Module, masked: nn.Module, task: str) -> nn.Module:
+    plain.training = masked.training
+    plain.weight = nn.Parameter(masked.weight.dense(task).detach().clone())
+    if masked.bias is not None:
+        plain.bias = nn.Parameter(masked.bias.dense(task).detach().clone())
+    return plain
+
+
+@contextmanager
+def using(net: nn.Module, task: str) -> Iterator[nn.Module]:
+    """Run one task's subnetwork of any module inside the ``with`` block.
+
+    Raises:
+        ValueError: the network holds no such task.
+    """
+    switches = [module for module in net.modules() if isinstance(module, ByTask)]
+    if not any(isinstance(switch, SharedTensor) and task in switch for switch in switches):
+        check_known(net, task)
+    before = [switch.active for switch in switches]
+    for switch in switches:
+        switch.active = task
+    try:
+        yield net
+    finally:
+        for switch, active in zip(switches, before, strict=True):
+            switch.active = active
+
+
+def shared_tensors(net: nn.Module, task: str | None = None) -> dict[str, SharedTensor]:
+    """Name of parameter -> shared tensor, in the module's order; only those ``task`` can reach, if one is named."""
+    return {name: module for name, module, _ in _walk(net, task) if isinstance(module, SharedTensor)}
+
+
+def tasks(net: nn.Module) -> list[str]:
+    """The tasks a network holds, in the order in which they were allocated."""
+    order = {task: sub.order for tensor in shared_tensors(net).values() for task, sub in tensor.items()}
+    return sorted(order, key=order.__getitem__)
+
+
+def task_parameters(net: nn.Module, task: str) -> list[nn.Parameter]:
+    """What this task trains, and nothing else: the values it owns and the parameters of its own stem and head.
+
+    Give these to an optimizer. Allocating, pruning and loading make new parameters, so make the optimizer after.
+
+    Raises:
+        ValueError: the network holds no such task.
+        FrozenTaskError: a later task reads this one's entries, so training it would move that task.
+    """
+    check_known(net, task)
+    check_not_read(net, task, "trained")
+    found: list[nn.Parameter] = []
+    for _, module, private in _walk(net, task):
+        if isinstance(module, SharedTensor):
+            found += [module[task].values] if task in module else []
+        elif private:
+            found.extend(module.parameters(recurse=False))
+    return list(dict.fromkeys(found))  # tied ones once
+
+
+def owner_map(net: nn.Module) -> dict[str, Tensor]:
+    """Name of parameter -> int64 tensor of its shape: 0 is free, k belongs to the k-th of :func:`tasks`.
+
+    Where ``legacy_percentile`` made subnetworks overlap, the latest owner is shown.
+    """
+    number = {task: k for k, task in enumerate(tasks(net), start=1)}
+    maps = {}
+    for name, tensor in shared_tensors(net).items():
+        flat = torch.zeros(tensor.numel(), dtype=torch.int64, device=tensor.like.device)
+        for task in sorted(tensor, key=number.__getitem__):
+            flat[tensor[task].positions] = number[task]
+        maps[name] = flat.view(tensor.shape)
+    return maps
+
+
+def release(net: nn.Module, task: str) -> None:
+    """Forget a task: its entries are free again, every other task is untouched bit for bit.
+
+    Stems and heads that a network declares for the task stay declared, so it can be allocated anew.
+
+    Raises:
+        ValueError: the network holds no such task.
+        FrozenTaskError: a later task reads this one's entries.
+    """
+    check_known(net, task)
+    check_not_read(net, task, "released")
+    discard(net, task)
+
+
+def discard(net: nn.Module, task: str) -> None:
+    """Take the task's entries out of every tensor, unchecked."""
+    for tensor in shared_tensors(net).values():
+        if task in tensor:
+            del tensor[task]
+
+
+class FrozenTaskError(RuntimeError):
+    """A task that others read was to be trained or released."""
+
+
+def check_known(net: nn.Module, task: str) -> None:
+    """Raise ValueError unless the network holds the task."""
+    known = tasks(net)
+    if task not in known:
+        raise ValueError(f"no task {task!r} in this network; it holds: {', '.join(known) or 'none'}")
+
+
+def check_not_read(net: nn.Module, task: str, verb: str) -> None:
+    """Raise FrozenTaskError if another task uses this one's entries."""
+    for tensor in shared_tensors(net).values():
+        for reader in tensor:
+            if task in tensor and task in tensor.read_by(reader):
+                raise FrozenTaskError(f"task {task!r} cannot be {verb}: task {reader!r} reads its entries")
+
+
+_RESERVED = frozenset(dir(SharedTensor((1,)))) | frozenset(dir(PerTask()))
+
+
+def check_name(task: str) -> None:
+    """Raise ValueError unless the string can name a task: letters, digits, _ and -, and no attribute of a module."""
+    if not isinstance(task, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", task):
+        raise ValueError(f"task name {task!r} must be one or more letters, digits, '_' or '-'")
+    if task in _RESERVED:
+        raise ValueError(f"task name {task!r} is taken by an attribute of torch modules; choose another")
+
+
+def _walk(
+    net: nn.Module, task: str | None, name: str = "", private: bool = False, seen: set[int] | None = None
+) -> Iterator[tuple[str, nn.Module, bool]]:
+    """Modules (name, module, belongs to one task alone), each once; with a task, without other tasks' branches."""
+    seen = set() if seen is None else seen
+    if id(net) in seen:
+        return
+    seen.add(id(net))
+    yield name, net, private
+    if isinstance(net, SharedTensor):
+        return
+    owned = isinstance(net, PerTask)
+    for child_name, child in net.named_children():
+        if not owned or task is None or child_name == task:
+            path = f"{name}.{child_name}" if name else child_name
+            yield from _walk(child, task, path, private or owned, seen)

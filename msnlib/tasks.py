@@ -1,0 +1,106 @@
+"""A task: its data, its loss, its metrics. Everything an experiment knows about one problem."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+KINDS = ("classification", "binary", "regression")
+SPLITS = ("train", "valid", "test")
+Split = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One problem, split into training, validation and test parts.
+
+    Attributes:
+        name: what the task is called everywhere, in code and in figures.
+        kind: ``"classification"``, ``"binary"`` or ``"regression"``; it fixes the loss and the metrics.
+        train, valid, test: pairs ``(x, y)``. x has shape (N, \\*inputs). y has shape (N,) and dtype int64 for
+            classification, shape (N, 1) and a floating dtype otherwise.
+        outputs: number of network outputs: the classes, or 1.
+        batch_size: examples a training step, as published for this data.
+        vocabulary: number of words when x holds word indices (int64), else None.
+        description: one line for a table: what it is and where it came from.
+
+    Raises:
+        ValueError: unknown kind.
+    """
+
+    name: str
+    kind: str
+    train: Split
+    valid: Split
+    test: Split
+    outputs: int
+    batch_size: int = 512
+    vocabulary: int | None = None
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"task {self.name!r}: kind {self.kind!r} is not one of {', '.join(KINDS)}")
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        return tuple(self.train[0].shape[1:])
+
+    @property
+    def metric(self) -> str:
+        """The metric that the task is reported by: accuracy in % (higher is better) or mse (lower is better)."""
+        return "mse" if self.kind == "regression" else "accuracy"
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Mean loss of a batch: cross-entropy on logits, or squared error.
+
+        Shape: prediction (N, outputs); target as in the attributes; result ().
+        """
+        if self.kind == "classification":
+            return F.cross_entropy(prediction, target)
+        if self.kind == "binary":
+            return F.binary_cross_entropy_with_logits(prediction, target)
+        return F.mse_loss(prediction, target)
+
+    def score(self, prediction: Tensor, target: Tensor) -> float:
+        """The task's :attr:`metric` over all given examples."""
+        if self.kind == "regression":
+            return F.mse_loss(prediction, target).item()
+        label = prediction.argmax(1) if self.kind == "classification" else (prediction > 0).to(target.dtype)
+        return 100.0 * (label == target).double().mean().item()
+
+    def split(self, name: str) -> Split:
+        """The pair (x, y) of one split.
+
+        Raises:
+            ValueError: unknown split.
+        """
+        if name not in SPLITS:
+            raise ValueError(f"split {name!r} is not one of {', '.join(SPLITS)}")
+        return getattr(self, name)
+
+    def batches(
+        self,
+        split: str = "train",
+        batch_size: int | None = None,
+        limit: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Split]:
+        """Batches (x, y) of the first ``limit`` examples: in order, or shuffled when a CPU generator is given."""
+        x, y = self.split(split)
+        n = len(x) if limit is None else min(limit, len(x))
+        size = batch_size or self.batch_size
+        order = None if generator is None else torch.randperm(n, generator=generator).to(x.device)
+        for start in range(0, n, size):
+            part = slice(start, min(start + size, n)) if order is None else order[start : start + size]
+            yield x[part], y[part]
+
+    def to(self, device: torch.device | str) -> Task:
+        """The same task with its tensors on a device."""
+        moved = {s: tuple(t.to(device) for t in self.split(s)) for s in SPLITS}
+        return replace(self, **moved)
