@@ -1,0 +1,300 @@
+"""Named datasets as tasks: read, checked, split and scaled. Damaged data is named in an error, never trained on.
+
+One row of the registry is one dataset: how to load raw arrays, and what kind of task they make. Images and the
+Boston table are read from a root folder in torchvision's layout; the other datasets come with scikit-learn.
+Every dataset has a fixed test part; 20 % of the rest, drawn by ``split_seed``, is its validation part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from io import StringIO
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from torch import Tensor
+
+from .tasks import Task
+
+Arrays = tuple[np.ndarray, np.ndarray]
+Loader = Callable[[Path], tuple[Arrays, Arrays]]
+Encoder = Callable[[np.ndarray], Callable[[np.ndarray], Tensor]]
+
+DOWNLOAD_TIMEOUT = 5.0  # seconds without an answer, for each address of each mirror
+
+
+class DataError(RuntimeError):
+    """Data that is missing or damaged. The message is one line: what, where, and what to do about it."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One row of the registry.
+
+    Attributes:
+        name: what :func:`load_task` calls it.
+        description: one line: what it is and where it comes from.
+        load: from the root folder to unscaled arrays ``((x, y), (x_test, y_test))``, y of shape (N,). Integer y
+            holds class labels, by which the splits are stratified.
+        kind: the task's kind, see :class:`~msnlib.tasks.Task`; it says how y is encoded.
+        encode_x: given the training x, returns the function that turns the x of any part into a tensor.
+        outputs, batch_size, vocabulary: see :class:`~msnlib.tasks.Task`.
+        bundled: whether the data is installed with scikit-learn, so that neither a file nor a network is needed.
+    """
+
+    name: str
+    description: str
+    load: Loader = field(repr=False)
+    kind: str
+    encode_x: Encoder = field(repr=False)
+    outputs: int = 1
+    batch_size: int = 32
+    vocabulary: int | None = None
+    bundled: bool = True
+
+
+def datasets() -> list[Dataset]:
+    """All datasets that :func:`load_task` knows, in the order of the registry. Reads nothing from disk."""
+    return list(_REGISTRY.values())
+
+
+def load_task(name: str, limit: int | None = None, split_seed: int = 0, root: str | Path | None = None) -> Task:
+    """The dataset ``name``, split and scaled. Neither reads nor changes the state of any global random generator.
+
+    Scalers are fitted on the training part only. The test part does not depend on ``split_seed``.
+
+    Args:
+        name: one of the names in :func:`datasets`.
+        limit: number of examples to keep for training and validation together, a random subset drawn by
+            ``split_seed``; all of them if None. The test part is cut to its first ``limit`` examples. With
+            ``limit=1`` the validation part is empty.
+        split_seed: draws the subset and the validation part.
+        root: folder of the data that is not bundled; default ``$MSNLIB_DATA``, else ``~/.cache/msnlib``. MNIST and
+            Fashion-MNIST are downloaded into it when they are not there.
+
+    Shape:
+        x (N, 28, 28) or (N, 8, 8) for images, in [0, 1]; (N, columns) for tables. y (N,) int64 for classification,
+        else (N, 1). Floats have ``torch.get_default_dtype()``. All on the CPU.
+
+    Raises:
+        ValueError: unknown name; limit or split_seed not an integer or out of range.
+        DataError: a file is damaged, or missing and not to be had.
+    """
+    if name not in _REGISTRY:
+        raise ValueError(f"unknown dataset {name!r}: choose from {', '.join(_REGISTRY)}")
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise ValueError(f"limit must be None or an integer of at least 1, not {limit!r}")
+    if type(split_seed) is not int or not 0 <= split_seed < 2**32:
+        raise ValueError(f"split_seed must be an integer from 0 to 2**32 - 1, not {split_seed!r}")
+    dataset = _REGISTRY[name]
+    root = Path(root or os.environ.get("MSNLIB_DATA") or "~/.cache/msnlib").expanduser()
+    (x, y), (x_test, y_test) = dataset.load(root)
+    train, valid = _hold_out(y, split_seed, limit)
+    parts = {"train": (x[train], y[train]), "valid": (x[valid], y[valid]), "test": (x_test[:limit], y_test[:limit])}
+    encode_x = dataset.encode_x(parts["train"][0])
+    encode_y = _ENCODE_Y[dataset.kind](parts["train"][1])
+    copied = ("name", "kind", "outputs", "batch_size", "vocabulary", "description")
+    return Task(
+        **{attribute: getattr(dataset, attribute) for attribute in copied},
+        **{part: (encode_x(a), encode_y(b)) for part, (a, b) in parts.items()},
+    )
+
+
+def _hold_out(y: np.ndarray, seed: int, limit: int | None = None) -> Arrays:
+    """Indices of a random 80 % and of the other 20 %, of ``limit`` random examples; stratified for integer y."""
+    # RandomState, because NumPy promises never to change its streams: a split stays the same in later versions.
+    order = np.random.RandomState(seed).permutation(len(y))[:limit]
+    # Every fifth example of a list sorted by class is 20 % of each class, however few examples there are.
+    ranked = order[np.argsort(y[order], kind="stable")] if y.dtype.kind in "iu" else order
+    held = np.isin(order, ranked[1::5])
+    return order[~held], order[held]
+
+
+# Encoders: from a training array to the function that turns the arrays of all parts into tensors.
+
+
+def _floats(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array).to(torch.get_default_dtype())
+
+
+def _pixels(highest: int) -> Encoder:
+    return lambda _: lambda x: _floats(x) / highest
+
+
+def _scaled(scaler: type[StandardScaler] | type[MinMaxScaler]) -> Encoder:
+    """Encoder by scikit-learn, column by column; an array of shape (N,) is one column."""
+
+    def encoder(train: np.ndarray) -> Callable[[np.ndarray], Tensor]:
+        fitted = scaler().fit(_table(train))
+        # scikit-learn refuses an empty table, such as the validation part of limit=1.
+        return lambda array: _floats(fitted.transform(_table(array)) if len(array) else _table(array))
+
+    return encoder
+
+
+def _table(array: np.ndarray) -> np.ndarray:
+    return array[:, None] if array.ndim == 1 else array
+
+
+_standard, _min_max = _scaled(StandardScaler), _scaled(MinMaxScaler)
+
+
+_ENCODE_Y: dict[str, Encoder] = {
+    "classification": lambda _: lambda y: torch.from_numpy(y).to(torch.int64),
+    "binary": lambda _: lambda y: _floats(_table(y)),
+    "regression": _min_max,
+}
+
+# Loaders: from the root folder to unscaled arrays ((x, y), (x_test, y_test)).
+
+_IDX_SHAPES = {
+    "train-images-idx3-ubyte": (60_000, 28, 28),
+    "train-labels-idx1-ubyte": (60_000,),
+    "t10k-images-idx3-ubyte": (10_000, 28, 28),
+    "t10k-labels-idx1-ubyte": (10_000,),
+}
+_IDX_MD5 = {  # of the unpacked files, in the order above; torchvision checks only the archives
+    "MNIST": (
+        *("6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624"),
+        *("2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637"),
+    ),
+    "FashionMNIST": (
+        *("f4a8712d7a061bf5bd6d2ca38dc4d50a", "9018921c3c673c538a1fc5bad174d6f9"),
+        *("8181f5470baa50b63fa0f6fddb340f0a", "15d484375f8d13e6eb1aabb0c3f46965"),
+    ),
+}
+
+
+def _idx(dataset: str) -> Loader:
+    """Loader of torchvision's dataset of this name, downloaded when one of its files is absent."""
+
+    def load(root: Path) -> tuple[Arrays, Arrays]:
+        folder = root / dataset / "raw"
+        arrays, reason = _read_present(dataset, folder), ""
+        if len(arrays) < len(_IDX_SHAPES):
+            reason = _download(dataset, root)
+            arrays = _read_present(dataset, folder)
+        if absent := [name for name in _IDX_SHAPES if name not in arrays]:
+            raise DataError(
+                f"{dataset}: {', '.join(absent)} not found in {folder} and not downloaded: go online, or set "
+                f"MSNLIB_DATA to a folder that holds {dataset}/raw with the four unpacked files ({reason})"
+            )
+        x, y, x_test, y_test = arrays.values()
+        return (x, y), (x_test, y_test)
+
+    return load
+
+
+def _read_present(dataset: str, folder: Path) -> dict[str, np.ndarray]:
+    """Those of the idx files that are in the folder, each of them checked."""
+    files = zip(_IDX_SHAPES.items(), _IDX_MD5[dataset], strict=True)
+    return {n: _read_idx(folder / n, shape, md5) for (n, shape), md5 in files if (folder / n).is_file()}
+
+
+def _read_idx(path: Path, shape: tuple[int, ...], md5: str) -> np.ndarray:
+    # Not torchvision's reader: it checks less, and would prefer an old processed/*.pt beside the folder.
+    try:
+        content = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    header = bytes((0, 0, 8, len(shape))) + b"".join(n.to_bytes(4, "big") for n in shape)  # 8: unsigned bytes
+    size, start = len(header) + prod(shape), content[: len(header)].tobytes()
+    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if (len(content), start, digest) == (size, header, md5):
+        return content[len(header) :].reshape(shape)
+    if len(content) != size:
+        fault = f"found {len(content)} bytes, expected {size}"
+    elif start != header:
+        fault = f"found header {start.hex()}, expected {header.hex()} for unsigned bytes of shape {shape}"
+    else:
+        fault = f"found MD5 {digest}, expected {md5}"
+    raise DataError(f"{path}: damaged: {fault}; delete the file to have it downloaded again")
+
+
+def _download(dataset: str, root: Path) -> str:
+    """Lets torchvision download into the root, without its progress bars. Returns what it said, in one line."""
+    import torchvision.datasets  # slow to import, and needed for a first download only
+
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torchvision sets none and may wait for minutes
+    try:
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            getattr(torchvision.datasets, dataset)(root, download=True)
+    except Exception as error:  # whatever it is: what counts is which files are there now
+        return " ".join(f"{type(error).__name__}: {error}".split())
+    finally:
+        socket.setdefaulttimeout(timeout)
+    return "torchvision reported no error"
+
+
+def _boston(root: Path) -> tuple[Arrays, Arrays]:
+    """Boston housing in the split of Keras's ``boston_housing``, which the paper's authors used: 404 and 102 rows."""
+    path = root / "boston" / "BostonHousing.csv"
+    if not path.is_file():
+        raise DataError(
+            f"{path} not found: put the Boston housing CSV there (506 rows, 13 columns and then medv, e.g. "
+            "BostonHousing of the R package mlbench), or set MSNLIB_DATA to the folder that holds boston/; it is not "
+            "downloaded"
+        )
+    try:
+        frame = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as CSV: {' '.join(str(error).split())}") from None
+    values = frame.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
+    bad = int((~np.isfinite(values)).sum())
+    if values.shape != (506, 14) or frame.columns[-1] != "medv" or bad:
+        raise DataError(
+            f"{path}: damaged: found {len(values)} rows x {values.shape[1]} columns, the last {frame.columns[-1]!r}, "
+            f"{bad} cells missing or not numeric; expected 506 rows x 14 numeric columns, the last 'medv'"
+        )
+    order = np.arange(506)
+    np.random.RandomState(113).shuffle(order)
+    rest, test = values[order[:404]], values[order[404:]]
+    return (rest[:, :-1], rest[:, -1]), (test[:, :-1], test[:, -1])
+
+
+def _bundled(load: Callable[..., Arrays], **options: bool) -> Loader:
+    """Loader of a scikit-learn dataset; its test part is the same 20 % whatever the split seed."""
+
+    def split(_: Path) -> tuple[Arrays, Arrays]:
+        x, y = load(return_X_y=True, **options)
+        rest, test = _hold_out(y, seed=0)
+        return (x[rest], y[rest]), (x[test], y[test])
+
+    return split
+
+
+def _digits(permuted: bool, **options: bool) -> Arrays:
+    x, y = load_digits(**options)
+    order = np.random.RandomState(0).permutation(64) if permuted else np.arange(64)
+    return x[:, order].reshape(-1, 8, 8), y
+
+
+_MNIST = {"kind": "classification", "encode_x": _pixels(255), "outputs": 10, "batch_size": 512, "bundled": False}
+_DIGITS = {"kind": "classification", "encode_x": _pixels(16), "outputs": 10, "batch_size": 64}
+_TRACTS = "506 tracts, median home value, Keras's test split; column b encodes race (CSV)"
+_MASSES = "569 breast masses, malignant 0 or benign 1 (UCI, scikit-learn)"
+_PATIENTS = "442 patients, disease progression after a year (Efron et al. 2004, scikit-learn)"
+_ROWS = (
+    Dataset("mnist", "60,000 + 10,000 handwritten digits, 28 x 28 (torchvision)", _idx("MNIST"), **_MNIST),
+    Dataset("fashion", "60,000 + 10,000 Zalando garments, 28 x 28 (torchvision)", _idx("FashionMNIST"), **_MNIST),
+    Dataset("boston", _TRACTS, _boston, "regression", _min_max, bundled=False),
+    Dataset("digits", "1,797 digits, 8 x 8 (UCI, scikit-learn)", _bundled(_digits, permuted=False), **_DIGITS),
+    Dataset("digits_permuted", "digits, one fixed pixel permutation", _bundled(_digits, permuted=True), **_DIGITS),
+    Dataset("breast_cancer", _MASSES, _bundled(load_breast_cancer), "binary", _standard),
+    Dataset(
+        "wine", "178 wines, 3 cultivars (scikit-learn)", _bundled(load_wine), "classification", _standard, outputs=3
+    ),
+    Dataset("diabetes", _PATIENTS, _bundled(load_diabetes), "regression", _standard),
+)
+_REGISTRY = {row.name: row for row in _ROWS}

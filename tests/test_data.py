@@ -1,0 +1,511 @@
+"""Datasets: splits, scaling, and what happens to data that is missing or damaged. No test uses the network."""
+
+import hashlib
+import os
+import random
+import socket
+import sys
+from math import prod
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
+
+from msnlib import data
+from msnlib.data import DataError, datasets, load_task
+from msnlib.tasks import SPLITS
+
+BUNDLED = {  # name: kind, outputs, batch size, shape of x, sizes of the three parts
+    "digits": ("classification", 10, 64, (8, 8), (1149, 288, 360)),
+    "digits_permuted": ("classification", 10, 64, (8, 8), (1149, 288, 360)),
+    "breast_cancer": ("binary", 1, 32, (30,), (364, 91, 114)),
+    "wine": ("classification", 3, 32, (13,), (113, 29, 36)),
+    "diabetes": ("regression", 1, 32, (10,), (282, 71, 89)),
+}
+KERAS_FIRST_TEST_ROWS = [415, 112, 339]
+real_data = pytest.mark.skipif(
+    not os.environ.get("MSNLIB_DATA"), reason="set MSNLIB_DATA to a folder with the real data to run this"
+)
+
+
+@pytest.fixture(autouse=True)
+def requests(monkeypatch):
+    """Every request fails as on a machine without a network. The value lists the addresses that were asked for."""
+    asked = []
+
+    def refuse(request, *args, **kwargs):
+        asked.append(request.full_url)
+        raise URLError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    return asked
+
+
+@pytest.fixture
+def float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def same(a, b):
+    return all(torch.equal(s, t) for part in SPLITS for s, t in zip(a.split(part), b.split(part), strict=True))
+
+
+def rows(x):
+    """The rows of x in lexicographic order: equal for equal multisets of examples."""
+    return np.array(sorted(x.reshape(len(x), -1).tolist()))
+
+
+def all_x(task):
+    return torch.cat([task.split(part)[0] for part in SPLITS])
+
+
+# The registry and the arguments
+
+
+def test_the_registry_lists_every_dataset_with_its_kind_and_description():
+    listed = {d.name: (d.kind, d.bundled) for d in datasets()}
+    assert listed == {
+        "mnist": ("classification", False),
+        "fashion": ("classification", False),
+        "boston": ("regression", False),
+        **{name: (facts[0], True) for name, facts in BUNDLED.items()},
+    }
+    assert all(d.description and "\n" not in d.description for d in datasets())
+    assert "column b encodes race" in next(d for d in datasets() if d.name == "boston").description
+
+
+def test_an_unknown_name_is_an_error_that_lists_the_known_ones():
+    with pytest.raises(ValueError) as error:
+        load_task("mnits")
+    assert str(error.value) == (
+        "unknown dataset 'mnits': choose from "
+        "mnist, fashion, boston, digits, digits_permuted, breast_cancer, wine, diabetes"
+    )
+
+
+@pytest.mark.parametrize("limit", [0, -1, 2.5, "10", True])
+def test_a_limit_that_is_no_positive_integer_is_an_error(limit):
+    with pytest.raises(ValueError, match=f"limit must be None or an integer of at least 1, not {limit!r}"):
+        load_task("wine", limit=limit)
+
+
+@pytest.mark.parametrize("seed", [None, -1, 2**32, 0.5])
+def test_a_split_seed_out_of_range_is_an_error(seed):
+    with pytest.raises(ValueError, match="split_seed must be an integer from 0 to"):
+        load_task("wine", split_seed=seed)
+
+
+# Bundled datasets
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_kind_shapes_and_types(name):
+    kind, outputs, batch_size, shape, sizes = BUNDLED[name]
+    task = load_task(name)
+    assert (task.name, task.kind, task.outputs, task.batch_size) == (name, kind, outputs, batch_size)
+    assert task.description == next(d.description for d in datasets() if d.name == name)
+    for part, size in zip(SPLITS, sizes, strict=True):
+        x, y = task.split(part)
+        assert x.shape == (size, *shape) and x.dtype == torch.float32
+        assert y.shape == ((size,) if kind == "classification" else (size, 1))
+        assert y.dtype == (torch.int64 if kind == "classification" else torch.float32)
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_floats_have_the_default_dtype(name, float64):
+    x, y = load_task(name, limit=20).train
+    assert x.dtype == torch.float64
+    assert y.dtype == (torch.int64 if BUNDLED[name][0] == "classification" else torch.float64)
+
+
+def test_digits_are_split_into_disjoint_parts_that_keep_every_image(float64):
+    images = load_digits().images / 16
+    assert len(np.unique(images, axis=0)) == 1797  # no two are equal, so equal multisets mean disjoint parts
+    assert np.array_equal(rows(all_x(load_task("digits"))), rows(images))
+
+
+def test_labels_stay_with_their_images(float64):
+    label = {tuple(x): y for x, y in zip(*load_digits(return_X_y=True), strict=True)}
+    task = load_task("digits")
+    for part in SPLITS:
+        x, y = task.split(part)
+        assert y.tolist() == [label[tuple(image)] for image in (x.reshape(-1, 64) * 16).tolist()]
+
+
+def test_permuted_digits_are_the_same_images_under_one_permutation_of_the_pixels(float64):
+    order = np.random.RandomState(0).permutation(64)
+    assert sorted(order) == list(range(64)) and order.tolist() != list(range(64))
+    for seed in (0, 1):
+        plain, permuted = load_task("digits", split_seed=seed), load_task("digits_permuted", split_seed=seed)
+        for part in SPLITS:
+            (x, y), (x_permuted, y_permuted) = plain.split(part), permuted.split(part)
+            assert torch.equal(x_permuted.flatten(1), x.flatten(1)[:, order])
+            assert torch.equal(y_permuted, y)
+
+
+@pytest.mark.parametrize("name", ["digits", "breast_cancer", "wine"])
+def test_every_part_has_its_share_of_every_class(name):
+    task = load_task(name)
+    counts = {part: torch.bincount(task.split(part)[1].flatten().long()) for part in SPLITS}
+    rest = counts["train"] + counts["valid"]
+    assert (counts["valid"] - rest / 5).abs().max() < 1
+    assert (counts["test"] - (rest + counts["test"]) / 5).abs().max() < 1
+    assert task.train[1][:50].unique().numel() == task.train[1].unique().numel()  # and is not sorted by class
+
+
+@pytest.mark.parametrize(("name", "load"), [("breast_cancer", load_breast_cancer), ("wine", load_wine)])
+def test_standardisation_is_fitted_on_the_training_part_only(name, load, float64):
+    task = load_task(name)
+    x = task.train[0]
+    assert torch.allclose(x.mean(0), torch.zeros(x.shape[1]), atol=1e-10)
+    assert torch.allclose(x.std(0, correction=0), torch.ones(x.shape[1]), atol=1e-10)
+    assert all(task.split(part)[0].mean(0).abs().min() > 1e-6 for part in ("valid", "test"))
+    # One map per column for all parts: undone, they give the published table back.
+    raw, scaled = load().data, all_x(task).numpy()
+    scale = raw.std(0) / scaled.std(0)
+    assert np.allclose(rows((scaled - scaled.mean(0)) * scale + raw.mean(0)), rows(raw), rtol=1e-6, atol=1e-9)
+
+
+def test_diabetes_y_is_min_max_scaled_on_the_training_part_only(float64):
+    raw = load_diabetes().target
+    tasks = [load_task("diabetes", split_seed=seed) for seed in range(20)]
+    assert all(task.train[1].min() == 0 for task in tasks)
+    assert all(task.train[1].max().item() == pytest.approx(1, abs=1e-12) for task in tasks)
+    # In some of these splits the largest y is in validation, where it exceeds 1.
+    assert any(task.valid[1].max() > 1.001 for task in tasks)
+    y = np.sort(torch.cat([tasks[0].split(part)[1] for part in SPLITS]).numpy().ravel())
+    assert np.allclose((y - y[0]) / (y[-1] - y[0]), (np.sort(raw) - raw.min()) / (raw.max() - raw.min()))
+
+
+def test_pixels_span_exactly_0_to_1():
+    x = load_task("digits").train[0]
+    assert x.min() == 0 and x.max() == 1
+    assert torch.equal(x * 16, (x * 16).round())
+
+
+def test_breast_cancer_labels_are_0_and_1():
+    task = load_task("breast_cancer")
+    y = torch.cat([task.split(part)[1] for part in SPLITS])
+    assert [(y == v).sum().item() for v in (0, 1)] == [212, 357]
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_the_split_is_reproducible_and_split_seed_moves_validation_but_not_test(name):
+    first, again, other = load_task(name), load_task(name), load_task(name, split_seed=1)
+    assert same(first, again)
+    assert not torch.equal(first.valid[0], other.valid[0])
+    assert torch.equal(first.test[1], other.test[1]) or first.kind == "regression"  # there y is scaled by train
+    if name.startswith("digits"):
+        assert torch.equal(first.test[0], other.test[0])
+
+
+def states():
+    name, keys, *rest = np.random.get_state()
+    return random.getstate(), (name, keys.tolist(), *rest), torch.get_rng_state().tolist()
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_global_random_state_is_neither_used_nor_changed(name):
+    before, first = states(), load_task(name, limit=50)
+    assert states() == before
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(1)
+    assert same(first, load_task(name, limit=50))
+
+
+def test_limit_draws_a_subset_before_the_split_and_cuts_the_test_part():
+    full, few = load_task("digits"), load_task("digits", limit=100)
+    assert [len(few.split(part)[0]) for part in SPLITS] == [80, 20, 100]
+    assert torch.equal(few.test[0], full.test[0][:100]) and torch.equal(few.test[1], full.test[1][:100])
+    known = {tuple(r) for part in ("train", "valid") for r in full.split(part)[0].flatten(1).tolist()}
+    drawn = {tuple(r) for part in ("train", "valid") for r in few.split(part)[0].flatten(1).tolist()}
+    assert len(drawn) == 100 and drawn < known
+    assert not torch.equal(few.train[0], load_task("digits", limit=100, split_seed=1).train[0])
+
+
+@pytest.mark.parametrize(("limit", "sizes"), [(1, (1, 0, 1)), (2, (1, 1, 2)), (6, (5, 1, 6)), (10, (8, 2, 10))])
+@pytest.mark.parametrize("name", ["digits", "diabetes"])
+def test_small_limits(name, limit, sizes):
+    assert tuple(len(load_task(name, limit=limit).split(part)[0]) for part in SPLITS) == sizes
+
+
+def test_a_limit_beyond_the_data_keeps_everything():
+    assert same(load_task("wine", limit=10_000), load_task("wine"))
+
+
+# Boston, from a table made by hand: zn is the row number; medv is 5 or 50, and 95 in the first test row
+
+
+def boston_lines():
+    header = "crim,zn,indus,chas,nox,rm,age,dis,rad,tax,ptratio,b,lstat,medv"
+    medv = [95 if row == KERAS_FIRST_TEST_ROWS[0] else (5, 50)[row % 2] for row in range(506)]
+    return [header, *(f'7,{row},7,"0",7,7,7,7,7,7,7,7,7,{medv[row]}' for row in range(506))]
+
+
+def write_boston(root, lines):
+    path = root / "boston" / "BostonHousing.csv"
+    path.parent.mkdir()
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_boston_has_the_split_of_keras_and_scales_by_its_training_part(tmp_path, float64):
+    write_boston(tmp_path, boston_lines())
+    keras = np.arange(506)
+    np.random.RandomState(113).shuffle(keras)
+    outside = 0
+    for seed in range(8):
+        task = load_task("boston", split_seed=seed, root=tmp_path)
+        assert (task.kind, task.outputs, task.batch_size) == ("regression", 1, 32)
+        assert [tuple(task.split(part)[0].shape) for part in SPLITS] == [(323, 13), (81, 13), (102, 13)]
+        zn = {part: task.split(part)[0][:, 1] for part in SPLITS}
+        # Test rows 415 and 112 are 303 apart, which gives the unit, and so every part's row numbers.
+        unit = 303 / (zn["test"][0] - zn["test"][1]).item()
+        first = 415 - zn["test"][0].item() * unit
+        row = {part: [round(v * unit + first) for v in zn[part].tolist()] for part in SPLITS}
+        assert row["test"][:3] == KERAS_FIRST_TEST_ROWS and row["test"] == keras[404:].tolist()
+        assert sorted(row["train"] + row["valid"]) == sorted(keras[:404])
+        assert (min(row["train"]), max(row["train"])) == (round(first), round(first + unit))
+        outside += min(row["valid"]) < min(row["train"]) or max(row["valid"]) > max(row["train"])
+        assert task.train[1].unique().tolist() == pytest.approx([0, 1])
+        assert task.test[1][0].item() == pytest.approx(2)  # (95 - 5) / (50 - 5)
+        assert (task.train[0][:, [0, 2, 3, 12]] == 0).all()  # constant columns
+    assert outside > 0  # in some split the validation part has the extreme, and the scaler did not see it
+
+
+def test_boston_is_the_same_again_and_touches_no_global_random_state(tmp_path):
+    write_boston(tmp_path, boston_lines())
+    before, first = states(), load_task("boston", root=tmp_path)
+    assert states() == before
+    assert same(first, load_task("boston", root=tmp_path))
+
+
+def test_root_comes_from_the_environment(tmp_path, monkeypatch):
+    write_boston(tmp_path, boston_lines())
+    monkeypatch.setenv("MSNLIB_DATA", str(tmp_path))
+    assert len(load_task("boston").test[0]) == 102
+    monkeypatch.delenv("MSNLIB_DATA")
+    monkeypatch.setattr(Path, "expanduser", lambda path: tmp_path / "home" / str(path))
+    with pytest.raises(DataError, match=r"\.cache/msnlib/boston/BostonHousing\.csv not found"):
+        load_task("boston")
+
+
+def test_a_missing_boston_table_is_an_error_that_says_where_to_get_it(tmp_path, requests):
+    with pytest.raises(DataError, match="mlbench.*MSNLIB_DATA.*not downloaded") as error:
+        load_task("boston", root=tmp_path)
+    assert str(error.value).startswith(f"{tmp_path / 'boston' / 'BostonHousing.csv'} not found: ")
+    assert "\n" not in str(error.value) and requests == []
+
+
+def edit(line, old, new):
+    return lambda lines: [*lines[:line], lines[line].replace(old, new, 1), *lines[line + 1 :]]
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        (lambda lines: lines[:-1], "found 505 rows x 14 columns, the last 'medv', 0 cells"),
+        (lambda lines: [*lines, lines[-1]], "found 507 rows x 14 columns, the last 'medv', 0 cells"),
+        (lambda lines: [*lines[:-1], "7,505,7"], "found 506 rows x 14 columns, the last 'medv', 11 cells"),
+        (lambda lines: [line.rpartition(",")[0] for line in lines], "found 506 rows x 13 columns, the last 'lstat', 0"),
+        (lambda lines: [lines[0]], "found 0 rows x 14 columns, the last 'medv', 0 cells"),
+        (edit(3, "7,", ","), "found 506 rows x 14 columns, the last 'medv', 1 cells"),
+        (edit(3, "7,", "NA,"), "found 506 rows x 14 columns, the last 'medv', 1 cells"),
+        (edit(3, "7,", "inf,"), "found 506 rows x 14 columns, the last 'medv', 1 cells"),
+        (edit(3, "7,", "seven,"), "found 506 rows x 14 columns, the last 'medv', 1 cells"),
+        (edit(0, "medv", "cmedv"), "found 506 rows x 14 columns, the last 'cmedv', 0 cells"),
+        (edit(9, "7,", "7,7,"), "cannot be read as CSV: "),
+        (lambda lines: [], "cannot be read as CSV: "),
+    ],
+)
+def test_a_damaged_boston_table_is_named_and_not_used(tmp_path, damage, found):
+    path = write_boston(tmp_path, damage(boston_lines()))
+    with pytest.raises(DataError) as error:
+        load_task("boston", root=tmp_path)
+    assert str(error.value).startswith(f"{path}: ") and found in str(error.value)
+    assert "\n" not in str(error.value)
+    assert error.value.__suppress_context__ or error.value.__context__ is None  # so that one traceback is shown
+
+
+# MNIST and Fashion-MNIST, from files made by hand: image n has all pixels n, and label n % 10
+
+
+def idx(array):
+    return bytes((0, 0, 8, array.ndim)) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
+
+
+def idx_files(sizes=(50, 10)):
+    files = {}
+    for part, n in zip(("train", "t10k"), sizes, strict=True):
+        number = np.arange(n, dtype=np.uint8)
+        files[f"{part}-images-idx3-ubyte"] = idx(np.broadcast_to(number[:, None, None], (n, 28, 28)))
+        files[f"{part}-labels-idx1-ubyte"] = idx(number % 10)
+    return files
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A root folder with an MNIST of 50 + 10 images, which is made the one to be expected. The value is raw/."""
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for name, content in idx_files().items():
+        (folder / name).write_bytes(content)
+    n = {"train": 50, "t10k": 10}
+    shapes = {name: (n[name.split("-")[0]], *shape[1:]) for name, shape in data._IDX_SHAPES.items()}
+    monkeypatch.setattr(data, "_IDX_SHAPES", shapes)
+    digests = tuple(hashlib.md5((folder / name).read_bytes()).hexdigest() for name in shapes)
+    monkeypatch.setitem(data._IDX_MD5, "MNIST", digests)
+    return folder
+
+
+def test_images_are_read_scaled_and_kept_with_their_labels(small, tmp_path, requests):
+    before, task = states(), load_task("mnist", root=tmp_path)
+    assert states() == before and requests == []
+    assert (task.kind, task.outputs, task.batch_size, task.inputs) == ("classification", 10, 512, (28, 28))
+    assert [len(task.split(part)[1]) for part in SPLITS] == [40, 10, 10]
+    numbers = {}
+    for part in SPLITS:
+        x, y = task.split(part)
+        assert (x.dtype, y.dtype) == (torch.float32, torch.int64)
+        assert torch.equal(x, x[:, :1, :1].expand_as(x))
+        numbers[part] = (x[:, 0, 0] * 255).round().long()
+        assert torch.equal(x[:, 0, 0], numbers[part] / 255) and torch.equal(y, numbers[part] % 10)
+    assert numbers["test"].tolist() == list(range(10))
+    assert sorted(torch.cat([numbers["train"], numbers["valid"]]).tolist()) == list(range(50))
+    assert sorted((numbers["valid"] % 10).tolist()) == list(range(10))  # one of the five images of each digit
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "found"),
+    [
+        ("train-images-idx3-ubyte", lambda c: c[:-1], "found 39215 bytes, expected 39216"),
+        ("t10k-images-idx3-ubyte", lambda c: c + b"\0", "found 7857 bytes, expected 7856"),
+        ("t10k-labels-idx1-ubyte", lambda c: b"", "found 0 bytes, expected 18"),
+        ("train-labels-idx1-ubyte", lambda c: b"\0\0\x08\x01\0\0\0\x31" + c[8:], "found header 0000080100000031, "),
+        ("train-labels-idx1-ubyte", lambda c: c[:-1] + b"\0", "found MD5 "),
+    ],
+)
+def test_a_damaged_image_file_is_named_and_not_used(small, tmp_path, requests, name, damage, found):
+    (small / name).write_bytes(damage((small / name).read_bytes()))
+    (small / "t10k-labels-idx1-ubyte.gz").touch()  # other files do not matter
+    with pytest.raises(DataError) as error:
+        load_task("mnist", root=tmp_path)
+    assert str(error.value).startswith(f"{small / name}: damaged: {found}")
+    assert "\n" not in str(error.value) and requests == []
+
+
+def test_a_file_of_the_real_size_but_cut_short_is_named(tmp_path, requests):
+    path = tmp_path / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(bytes((0, 0, 8, 3)) + b"".join(n.to_bytes(4, "big") for n in (60_000, 28, 28)) + bytes(1000))
+    with pytest.raises(DataError) as error:
+        load_task("fashion", root=tmp_path)  # the other three are absent, but the damage comes first
+    assert str(error.value) == (
+        f"{path}: damaged: found 1016 bytes, expected {16 + prod((60_000, 28, 28))}; "
+        "delete the file to have it downloaded again"
+    )
+    assert requests == []
+
+
+@pytest.mark.parametrize("name, folder", [("mnist", "MNIST"), ("fashion", "FashionMNIST")])
+def test_missing_images_without_a_network_are_one_line_and_nothing_is_printed(tmp_path, requests, capsys, name, folder):
+    socket.setdefaulttimeout(123)
+    try:
+        with pytest.raises(DataError) as error:
+            load_task(name, root=tmp_path)
+        assert socket.getdefaulttimeout() == 123
+    finally:
+        socket.setdefaulttimeout(None)
+    message = str(error.value)
+    assert message.startswith(f"{folder}: train-images-idx3-ubyte, train-labels-idx1-ubyte, ")
+    assert f"not found in {tmp_path / folder / 'raw'} and not downloaded: go online, or set MSNLIB_DATA" in message
+    assert "no network" in message and "\n" not in message
+    assert error.value.__context__ is None and capsys.readouterr() == ("", "")
+    assert requests  # it was tried, and this test's network refused
+
+
+def test_three_of_four_files_count_as_absent(small, tmp_path, requests):
+    (small / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(DataError, match="^MNIST: t10k-labels-idx1-ubyte not found in ") as error:
+        load_task("mnist", root=tmp_path)
+    assert requests and "\n" not in str(error.value)
+
+
+def fake_download(files, monkeypatch, seen):
+    def download(self):
+        seen.append(socket.getdefaulttimeout())
+        print("noise")
+        print("a progress bar", file=sys.stderr)
+        Path(self.raw_folder).mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (Path(self.raw_folder) / name).write_bytes(content)
+
+    monkeypatch.setattr("torchvision.datasets.MNIST.download", download)
+
+
+def test_absent_images_are_downloaded_once_and_quietly(small, tmp_path, monkeypatch, capsys):
+    seen, here = [], load_task("mnist", root=tmp_path)
+    fake_download(idx_files(), monkeypatch, seen)
+    assert same(load_task("mnist", root=tmp_path / "new"), here)
+    assert same(load_task("mnist", root=tmp_path / "new"), here)
+    assert seen == [data.DOWNLOAD_TIMEOUT] and socket.getdefaulttimeout() is None
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_download_that_is_damaged_is_not_trusted(small, tmp_path, monkeypatch):
+    files = idx_files()
+    files["t10k-labels-idx1-ubyte"] = idx(np.zeros(10, dtype=np.uint8))
+    fake_download(files, monkeypatch, [])
+    with pytest.raises(DataError, match="t10k-labels-idx1-ubyte: damaged: found MD5"):
+        load_task("mnist", root=tmp_path / "new")
+
+
+# Real data
+
+MNIST_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+MNIST_TEST_COUNTS = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+@real_data
+@pytest.mark.parametrize(
+    ("name", "counts", "test_counts", "first_test_labels", "mean"),
+    [
+        ("mnist", MNIST_COUNTS, MNIST_TEST_COUNTS, [7, 2, 1, 0, 4], 0.1307),
+        ("fashion", [6000] * 10, [1000] * 10, [9, 2, 1, 1, 6], 0.2860),
+    ],
+)
+def test_real_images(name, counts, test_counts, first_test_labels, mean):
+    task = load_task(name)
+    assert [tuple(task.split(part)[0].shape) for part in SPLITS] == [(n, 28, 28) for n in (48_000, 12_000, 10_000)]
+    assert torch.bincount(torch.cat([task.train[1], task.valid[1]])).tolist() == counts
+    assert torch.bincount(task.test[1]).tolist() == test_counts
+    assert task.test[1][:5].tolist() == first_test_labels
+    (x, _), (x_valid, _) = task.train, task.valid
+    assert (x.min(), x.max(), x.dtype) == (0, 1, torch.float32)
+    assert 0.8 * x.double().mean() + 0.2 * x_valid.double().mean() == pytest.approx(mean, abs=5e-5)
+
+
+@real_data
+@pytest.mark.parametrize("name", ["mnist", "fashion"])
+def test_real_images_with_a_limit(name):
+    task = load_task(name, limit=1000)
+    assert [len(task.split(part)[0]) for part in SPLITS] == [800, 200, 1000]
+
+
+@real_data
+def test_real_boston():
+    task = load_task("boston")
+    assert [len(task.split(part)[0]) for part in SPLITS] == [323, 81, 102]
+    x, y = task.train
+    assert (x.amin(0) == 0).all() and (x.amax(0) == 1).all()
+    assert (y.min(), y.max()) == (0, 1)
+    # Keras's first test row has medv 7.2, age 100 and ptratio 20.2; medv spans 5 to 50, ptratio 12.6 to 22.
+    x_test, y_test = task.test
+    assert y_test[0].item() == pytest.approx((7.2 - 5) / 45)
+    assert x_test[0, 6].item() == pytest.approx(1)
+    assert x_test[0, 10].item() == pytest.approx((20.2 - 12.6) / 9.4)
