@@ -1,0 +1,8 @@
+"""``python -m msnlib`` is ``msn``."""
+
+import sys
+
+from msnlib.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""The command ``msn``: list the notebooks, run them, report the results."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import NoReturn
+
+from msnlib.parameters import PROFILES, ParameterError, declared, read_notebook, source_of
+from msnlib.runner import UsageError, choose_notebooks, find_notebooks, parse_seeds, plan, run_jobs
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2 and one line instead of the whole usage."""
+        self.exit(2, f"msn: {message} (see {self.prog} --help)\n")
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="msn", description="Several tasks in disjoint subnetworks of one network: run the notebooks.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    notebooks = argparse.ArgumentParser(add_help=False)
+    notebooks.add_argument("--notebooks", type=Path, metavar="DIR", help="where the notebooks are (./notebooks)")
+    out = argparse.ArgumentParser(add_help=False)
+    out.add_argument("--out", type=Path, default=Path("reports"), metavar="DIR", help="where results go (./reports)")
+
+    command = commands.add_parser("list", parents=[notebooks], help="list the notebooks")
+    command.add_argument("-v", "--verbose", action="store_true", help="with their parameters")
+    command.set_defaults(function=_list)
+
+    command = commands.add_parser("run", parents=[notebooks, out], help="run notebooks; finished runs are skipped")
+    command.add_argument("notebook", nargs="*", metavar="NOTEBOOK", help="number or name; all numbered ones if none")
+    command.add_argument("--profile", default="quick", help=f"one of {', '.join(PROFILES)} (quick)")
+    command.add_argument("--seeds", default="0", help="0, 0-2 or 0,3,5-7 (0)")
+    command.add_argument("--jobs", type=_at_least_one, default=1, metavar="N", help="notebooks at a time (1)")
+    command.add_argument(
+        "-p",
+        "--parameter",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="set a parameter of the notebooks; 'msn list -v' shows them",
+    )
+    command.add_argument("--force", action="store_true", help="also run what is already done")
+    command.add_argument("--timeout", type=_at_least_one, metavar="SECONDS", help="fail a run that takes longer")
+    command.set_defaults(function=_run)
+
+    command = commands.add_parser("report", parents=[out], help="write and print the table of results")
+    command.set_defaults(function=_report)
+    return parser
+
+
+def _notebooks_folder(given: Path | None) -> Path:
+    """Return the folder asked for, else ``notebooks`` here, else that of the source tree msnlib is installed from."""
+    if given is not None:
+        return given
+    here = Path("notebooks")
+    return here if here.is_dir() else Path(__file__).resolve().parent.parent / "notebooks"
+
+
+def _title(path: Path) -> str:
+    """Return the first heading of a notebook, or nothing."""
+    for cell in read_notebook(path)["cells"]:
+        if cell["cell_type"] == "markdown":
+            for line in source_of(cell).splitlines():
+                if line.startswith("#"):
+                    return line.lstrip("#").strip()
+    return ""
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    paths = find_notebooks(_notebooks_folder(arguments.notebooks))
+    width = max(len(path.stem) for path in paths)
+    for path in paths:
+        print(f"{path.stem:{width}}  {_title(path)}".rstrip())
+        if arguments.verbose:
+            for name, item in declared(path).items():
+                written = item.annotation or getattr(item.kind, "__name__", "")
+                print(f"    {name}: {written} = {item.default!r}  {item.meaning}".rstrip())
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    notebooks = choose_notebooks(_notebooks_folder(arguments.notebooks), arguments.notebook)
+    seeds = parse_seeds(arguments.seeds)
+    jobs = plan(notebooks, arguments.profile, seeds, [tuple(pair) for pair in arguments.parameter])
+
+    from tqdm import tqdm
+
+    failed = []
+    signal.signal(signal.SIGTERM, _interrupt)  # a time limit around msn must not leave kernels behind either
+    outcomes = run_jobs(jobs, arguments.out, arguments.jobs, arguments.force, arguments.timeout)
+    with closing(outcomes), tqdm(total=len(jobs), unit="run", disable=None) as progress:
+        for outcome in outcomes:
+            if outcome.state == "skipped":
+                line = f"{outcome.job}: {outcome.note}"
+            else:
+                line = f"{outcome.job}: {outcome.state} in {outcome.seconds:.1f} s"
+            progress.write(line)
+            progress.update()
+            if outcome.state == "failed":
+                failed.append(outcome)
+    if len(failed) < len(jobs):
+        _report(arguments)
+    for outcome in failed:
+        print(f"msn: {outcome.job} failed: {outcome.note} (what is left: {outcome.folder})", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from msnlib.report import EmptyReport, write_report
+
+    try:
+        print(write_report(arguments.out), end="")
+    except EmptyReport as error:
+        print(f"msn: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code: 0; 1 when a run failed or there is nothing to report; 2 for what
+    cannot be done as asked; 130 after Ctrl-C.
+    """
+    try:
+        arguments = _parser().parse_args(argv)
+        return arguments.function(arguments)
+    except (ParameterError, UsageError) as error:
+        print(f"msn: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"msn: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("msn: interrupted; finished runs are kept", file=sys.stderr)
+        return 130

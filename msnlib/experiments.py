@@ -1,0 +1,117 @@
+"""What the experiment notebooks share: the control arm, the record of a trained arm, the table against the paper."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from msnlib.allocation import allocate
+from msnlib.layers import owner_map, shared_tensors, tasks
+from msnlib.networks import MultitaskNetwork
+from msnlib.published import published_value
+from msnlib.records import Run, read_records
+from msnlib.report import format_value
+from msnlib.tasks import Task
+from msnlib.training import History, Stopping, fit, scores
+
+
+def choose_device(device: str) -> torch.device:
+    """``auto`` is the first GPU, or the CPU when there is none; anything else is taken as it is.
+
+    Raises:
+        ValueError: a GPU is named and there is none.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r}: torch sees no GPU here; use 'cpu' or 'auto'")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def dedicated(
+    build: Callable[[list[Task]], MultitaskNetwork], task: Task, device: torch.device | str = "cpu", **fitting: Any
+) -> tuple[MultitaskNetwork, History]:
+    """The control: a network of the task's own, from the same builder, in which the task owns every entry.
+
+    Returns:
+        The network and its training; ``fitting`` is passed to :func:`~msnlib.fit`.
+    """
+    net = build([task]).to(device)
+    allocate(net, task.name, density=1.0, method="random")
+    return net, fit(net, task, **fitting)
+
+
+def record(
+    run: Run, net: nn.Module, history: History, group: Task | Sequence[Task], arm: str, rules: Sequence[Stopping]
+) -> None:
+    """Add the test metric of every task under every stopping rule to a run's record.
+
+    The first rule's results stand under ``arm``, the others' under ``"arm, rule"``; the net is left at the first rule.
+    """
+    group = [group] if isinstance(group, Task) else group
+    for rule in rules:
+        history.use(rule)
+        name = arm if rule is rules[0] else f"{arm}, {rule.name}"
+        for task in group:
+            value, seconds = scores(net, [task])[task.name], history.seconds(rule, task.name)
+            run.add(task=task.name, arm=name, metric=task.metric, value=value, seconds=seconds)
+    history.use(rules[0])
+
+
+def allocation_table(net: nn.Module) -> pd.DataFrame:
+    """A row per masked tensor: its entries, those of each task, and the free ones."""
+    names, rows = tasks(net), {}
+    for name, owner in owner_map(net).items():
+        count = torch.bincount(owner.flatten(), minlength=len(names) + 1).tolist()
+        rows[name] = {"entries": owner.numel(), **dict(zip(names, count[1:], strict=True)), "free": count[0]}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def idle_units(net: nn.Module) -> pd.DataFrame:
+    """A row per weight of the trunk: its units, and for each task those that keep no input and so never change."""
+    rows = {}
+    for name, tensor in shared_tensors(net).items():
+        if len(tensor.shape) > 1 and len(tensor) == len(tasks(net)):
+            idle = {task: int((tensor.used_per_unit(task) == 0).sum()) for task in tasks(net)}
+            rows[name] = {"units": tensor.shape[0], **idle}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def comparison(run: Run) -> pd.DataFrame:
+    """Ours against the published figures: a row per task and arm.
+
+    The mean is over this run and those runs of other seeds with the same configuration whose records lie under
+    ``$MSNLIB_REPORTS``; ``msn run`` sets it to its output folder. ``quick`` uses other data: nothing is published.
+    """
+    configuration = _without_seed(run.configuration)
+    mine = run.table().assign(seed=run.configuration["seed"])
+    folder = os.environ.get("MSNLIB_REPORTS")
+    others = read_records(folder) if folder else pd.DataFrame()
+    if len(others):
+        others = others[(others["notebook"] == run.notebook) & (others["seed"] != run.configuration["seed"])]
+        same = [_without_seed(json.loads(text)) == configuration for text in others["configuration"]]
+        mine = pd.concat([mine, others[np.array(same, dtype=bool)]])
+    quick = run.configuration["profile"] == "quick"
+    rows = []
+    for (task, arm, metric), found in mine.groupby(["task", "arm", "metric"], sort=False):
+        published = None if quick else published_value(run.experiment, task, arm, metric)
+        mean, sd = found["value"].mean(), found["value"].std(ddof=1)
+        row = {"task": task, "arm": arm, "metric": metric, "this run": found["value"].iloc[0], "mean": mean, "sd": sd}
+        difference = None if published is None else mean - published
+        rows.append(row | {"seeds": found["seed"].nunique(), "published": published, "difference": difference})
+    table = pd.DataFrame(rows)
+    for column in ("this run", "mean", "sd", "published", "difference"):
+        signed = column == "difference"
+        table[column] = [format_value(m, v, signed) for m, v in zip(table["metric"], table[column], strict=True)]
+    return table.set_index(["task", "arm"])
+
+
+def _without_seed(configuration: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in configuration.items() if name != "seed"}

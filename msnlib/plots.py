@@ -1,0 +1,169 @@
+"""The figures of the notebooks, readable in greyscale: shapes, hatches and line styles say it, not hue alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from torch import Tensor
+
+from msnlib.published import published_value
+from msnlib.records import Run
+from msnlib.report import format_value
+from msnlib.tasks import Task
+from msnlib.training import History
+
+HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++")
+LINES = ("-", "--", ":", "-.")
+
+
+def style() -> None:
+    """The look of all figures; call once at the top of a notebook."""
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
+    plt.rcParams.update({"figure.dpi": 90, "axes.titlesize": "medium", "legend.fontsize": "small"})
+
+
+def samples(group: Sequence[Task], count: int = 10) -> Figure:
+    """The first test examples of every task, a row each: images as pictures, tables as bars of their columns."""
+    figure, axes = plt.subplots(len(group), count, figsize=(count, 1.25 * len(group)), squeeze=False)
+    for row, task in zip(axes, group, strict=True):
+        x, y = task.test
+        for ax, example, target in zip(row, x[:count].cpu(), y[:count].cpu(), strict=False):
+            if example.dim() == 2:
+                ax.imshow(example, cmap="Greys")
+            else:
+                ax.bar(range(len(example)), example, color="0.4")
+            label = str(int(target)) if task.kind == "classification" else f"{float(target):.2f}"
+            ax.set_title(label, fontsize=9, pad=2)
+            ax.set(xticks=[], yticks=[])
+        row[0].set_ylabel(task.name.replace("_", "\n"), rotation=0, ha="right", va="center")
+    figure.tight_layout(h_pad=0.4, w_pad=0.2)
+    return figure
+
+
+def learning_curves(histories: Mapping[str, Sequence[History]], rule: str) -> Figure:
+    """Validation loss by epoch, a panel per task and a line per arm; a dot marks the epoch the stopping rule kept.
+
+    Args:
+        histories: arm -> the trainings that make it up.
+        rule: name of the stopping rule whose choice is marked.
+    """
+    names = list(dict.fromkeys(t for hs in histories.values() for h in hs for t in h.table["task"].unique()))
+    figure, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.2), squeeze=False)
+    for ax, name in zip(axes[0], names, strict=True):
+        for (arm, trained), line, colour in zip(histories.items(), LINES, sns.color_palette(), strict=False):
+            for history in trained:
+                rows = history.table[history.table["task"] == name]
+                if rows.empty:
+                    continue
+                ax.plot(rows["epoch"], rows["valid_loss"], line, color=colour, label=arm)
+                kept = rows[rows["epoch"] == history.best[rule, name]]
+                ax.plot(kept["epoch"], kept["valid_loss"], "o", color=colour, markeredgecolor="black")
+        ax.set(title=name, xlabel="epoch", ylabel="validation loss", yscale="log")
+        ax.legend()
+    figure.tight_layout()
+    return figure
+
+
+def owners(
+    maps: Mapping[str, Tensor], names: Sequence[str], corner: int | None = None, letters: bool = False
+) -> Figure:
+    """Who owns which entry: white is free, darker shades are later tasks.
+
+    Args:
+        maps: name of parameter -> (rows, columns) owner numbers, from :func:`~msnlib.owner_map`.
+        names: the tasks, in order.
+        corner: draw only so many rows and columns.
+        letters: write the owner's number into each entry.
+    """
+    figure, axes = plt.subplots(1, len(maps), figsize=(min(3.4 * len(maps), 13), 3.6), squeeze=False)
+    shades = ListedColormap([str(1 - 0.85 * k / max(len(names), 1)) for k in range(len(names) + 1)])
+    norm = BoundaryNorm([k - 0.5 for k in range(len(names) + 2)], shades.N)
+    for ax, (title, owner) in zip(axes[0], maps.items(), strict=True):
+        shown = owner.cpu()[:corner, :corner]
+        ax.imshow(shown, cmap=shades, norm=norm, interpolation="nearest", aspect="auto" if corner is None else "equal")
+        ax.set(title=title, xlabel="input", ylabel="unit")
+        ax.grid(False)
+        if letters:
+            ax.set_aspect("equal")
+            ax.set(xticks=range(shown.shape[1]), yticks=range(shown.shape[0]))
+            for (i, j), k in [((i, j), int(shown[i, j])) for i in range(len(shown)) for j in range(shown.shape[1])]:
+                ax.text(j, i, k or "", ha="center", va="center", color="white" if k > len(names) / 2 else "black")
+    legend = [Patch(facecolor=shades(k), edgecolor="black", label=n) for k, n in enumerate(["free", *names])]
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
+    figure.legend(handles=legend, loc="lower center", ncols=len(legend))
+    return figure
+
+
+def bars(run: Run) -> Figure:
+    """The record's metrics, a panel per task and a bar per arm; a thick line across a bar is the published figure.
+
+    ``quick`` uses other data than the paper, so nothing is drawn across its bars.
+    """
+    table = run.table()
+    names = list(dict.fromkeys(table["task"]))
+    arms = list(dict.fromkeys(table["arm"]))
+    figure, axes = plt.subplots(1, len(names), figsize=(3.2 * len(names) + 1, 3.6), squeeze=False)
+    for ax, name in zip(axes[0], names, strict=True):
+        rows = table[table["task"] == name].set_index("arm")
+        for place, arm in enumerate(arms):
+            if arm not in rows.index:
+                continue
+            metric, value = rows.loc[arm, "metric"], rows.loc[arm, "value"]
+            ax.bar(place, value, color=str(0.85 - 0.15 * place), edgecolor="black", hatch=HATCHES[place % len(HATCHES)])
+            ax.annotate(format_value(metric, value), (place, value), ha="center", va="bottom", fontsize=10)
+            published = published_value(run.experiment, name, arm, metric)
+            if run.configuration["profile"] != "quick" and published is not None:
+                ax.hlines(published, place - 0.45, place + 0.45, color="black", linewidth=4)
+        metric = rows["metric"].iloc[0]
+        ax.set_xticks(range(len(arms)), [arm.replace(", ", "\n") for arm in arms], rotation=30, ha="right")
+        ax.set(title=name, ylabel="accuracy in %" if metric == "accuracy" else metric)
+        ax.grid(axis="x", visible=False)
+        if metric == "accuracy":
+            ax.set_ylim(math.floor(min(rows["value"]) / 5) * 5 - 5, 100)
+        else:
+            ax.margins(y=0.15)
+    figure.tight_layout()
+    return figure
+
+
+def matrix(scores: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
+    """A table of metrics before and after every phase as a picture; darker is better within a column.
+
+    Args:
+        scores: rows are moments, columns tasks.
+        metrics: task -> ``"accuracy"`` or ``"mse"``.
+    """
+    shade = scores.copy()
+    text = scores.astype(object)
+    for name in scores:
+        column = -scores[name] if metrics[name] == "mse" else scores[name]
+        span = column.max() - column.min()
+        shade[name] = (column - column.min()) / span if span else 1.0
+        text[name] = [format_value(metrics[name], value) for value in scores[name]]
+    figure, ax = plt.subplots(figsize=(1.8 * len(scores.columns) + 3, 0.55 * len(scores) + 1))
+    sns.heatmap(shade, annot=text, fmt="", cmap="Greys", vmin=0, vmax=1.4, cbar=False, linewidths=1, ax=ax)
+    ax.set_xticklabels([f"{n}\n{'accuracy in %' if metrics[n] == 'accuracy' else 'mse'}" for n in scores], rotation=0)
+    ax.tick_params(axis="y", rotation=0)
+    ax.grid(False)
+    figure.tight_layout()
+    return figure
+
+
+def values(matrix: Tensor, title: str, ax: Axes | None = None, mark: Tensor | None = None) -> Axes:
+    """A small matrix with its numbers, the larger the darker; entries in ``mark`` (bool, same shape) are framed."""
+    ax = ax or plt.subplots(figsize=(3, 3))[1]
+    table = matrix.detach().cpu().numpy()
+    size = abs(table)  # shade by size, print with sign
+    sns.heatmap(size, annot=table.round(2), fmt="g", cmap="Greys", cbar=False, square=True, linewidths=1, ax=ax, vmin=0)
+    for i, j in [] if mark is None else mark.nonzero().tolist():
+        ax.add_patch(plt.Rectangle((j, i), 1, 1, fill=False, edgecolor="black", linewidth=3))
+    ax.set(title=title, xlabel="input", ylabel="unit")
+    return ax

@@ -1,0 +1,80 @@
+"""What the paper's authors got.
+
+"Published" means recomputed from the confusion matrices in the output files the authors released
+(github AISquaredInc/MultitaskNetworkExperiments), not taken from the paper's printed tables. Each figure is one run,
+without a seed. Accuracies are in %; Boston's squared error is on min-max scaled prices.
+"""
+
+import pandas as pd
+
+_COLUMNS = ("id", "experiment", "task", "arm", "metric", "value")
+_ROWS = (
+    ("E1", "BothMNISTfc", "mnist", "dedicated", "accuracy", 97.24),
+    ("E1", "BothMNISTfc", "fashion", "dedicated", "accuracy", 88.11),
+    ("E1", "BothMNISTfc", "mnist", "multitask", "accuracy", 97.58),
+    ("E1", "BothMNISTfc", "fashion", "multitask", "accuracy", 87.09),
+    ("E2", "BothMNISTconv", "mnist", "dedicated", "accuracy", 98.74),
+    ("E2", "BothMNISTconv", "fashion", "dedicated", "accuracy", 91.59),
+    ("E2", "BothMNISTconv", "mnist", "multitask", "accuracy", 98.84),
+    ("E2", "BothMNISTconv", "fashion", "multitask", "accuracy", 90.26),
+    ("E3", "BothMNISTBostonfc", "boston", "dedicated", "mse", 0.01750),
+    ("E3", "BothMNISTBostonfc", "mnist", "multitask", "accuracy", 97.46),
+    ("E3", "BothMNISTBostonfc", "fashion", "multitask", "accuracy", 87.04),
+    ("E3", "BothMNISTBostonfc", "boston", "multitask", "mse", 0.01602),
+    ("E4", "BothMNISTBostonIMDB", "imdb", "dedicated", "accuracy", 79.66),
+    ("E4", "BothMNISTBostonIMDB", "mnist", "multitask", "accuracy", 96.92),
+    ("E4", "BothMNISTBostonIMDB", "fashion", "multitask", "accuracy", 86.74),
+    ("E4", "BothMNISTBostonIMDB", "boston", "multitask", "mse", 0.01103),
+    ("E4", "BothMNISTBostonIMDB", "imdb", "multitask", "accuracy", 81.89),
+    ("E5", "CIFARBothMNISTconv", "cifar10", "dedicated", "accuracy", 47.12),
+    ("E5", "CIFARBothMNISTconv", "cifar10", "multitask", "accuracy", 60.47),
+    ("E5", "CIFARBothMNISTconv", "mnist", "multitask", "accuracy", 98.10),
+    ("E5", "CIFARBothMNISTconv", "fashion", "multitask", "accuracy", 89.35),
+    ("E6", "EasyHardFashionSplit", "easy", "multitask", "accuracy", 97.76),
+    ("E6", "EasyHardFashionSplit", "hard", "multitask", "accuracy", 84.42),
+    ("E7", "SelfEnsembleFashionconv", "fashion_1", "multitask", "accuracy", 90.36),
+    ("E7", "SelfEnsembleFashionconv", "fashion_2", "multitask", "accuracy", 89.83),
+    ("E7", "SelfEnsembleFashionconv", "fashion_3", "multitask", "accuracy", 89.54),
+    ("E7", "SelfEnsembleFashionconv", "fashion_4", "multitask", "accuracy", 90.17),
+    ("E7", "SelfEnsembleFashionconv", "fashion_5", "multitask", "accuracy", 92.10),
+    ("E7", "SelfEnsembleFashionconv", "fashion_sum", "multitask", "accuracy", 91.68),
+    ("E8", "utkfaceCIFAR10", "age", "dedicated", "accuracy", 32.12),
+    ("E8", "utkfaceCIFAR10", "gender", "dedicated", "accuracy", 47.55),
+    ("E8", "utkfaceCIFAR10", "ethnicity", "dedicated", "accuracy", 14.41),
+    ("E8", "utkfaceCIFAR10", "cifar10", "dedicated", "accuracy", 10.00),
+    ("E8", "utkfaceCIFAR10", "age", "multitask", "accuracy", 54.82),
+    ("E8", "utkfaceCIFAR10", "gender", "multitask", "accuracy", 89.15),
+    ("E8", "utkfaceCIFAR10", "ethnicity", "multitask", "accuracy", 76.84),
+    ("E8", "utkfaceCIFAR10", "cifar10", "multitask", "accuracy", 49.80),
+    # E9 has one task: its dedicated network is the dense one, the other is pruned to 10 % of its weights.
+    ("E9", "transformerExperiment", "reuters", "dedicated", "accuracy", 74.98),
+    ("E9", "transformerExperiment", "reuters", "multitask", "accuracy", 79.34),
+    # E10 first names the task an input belongs to (task_identity); "overall" is over both tasks' labels.
+    ("E10", "TaskIdentification", "task_identity", "multitask", "accuracy", 99.94),
+    ("E10", "TaskIdentification", "overall", "multitask", "accuracy", 92.45),
+    ("E10", "TaskIdentification", "mnist", "multitask", "accuracy", 96.94),
+    ("E10", "TaskIdentification", "fashion", "multitask", "accuracy", 87.96),
+)
+
+
+def published_table(id: str | None = None) -> pd.DataFrame:
+    """Return the published figures of one experiment (``"E1"``), or all of them.
+
+    Columns: id, experiment (the authors' script), task, arm (``dedicated`` or ``multitask``), metric, value.
+
+    Raises `KeyError` for an unknown id.
+    """
+    table = pd.DataFrame(_ROWS, columns=list(_COLUMNS))
+    if id is None:
+        return table
+    if id not in set(table["id"]):
+        raise KeyError(f"no published figures for {id!r}; there are {', '.join(table['id'].unique())}")
+    return table[table["id"] == id].reset_index(drop=True)
+
+
+def published_value(id: str, task: str, arm: str, metric: str) -> float | None:
+    """Return one published figure, or None where the authors have none."""
+    return _VALUES.get((id, task, arm, metric))
+
+
+_VALUES = {(id, task, arm, metric): value for id, _, task, arm, metric, value in _ROWS}

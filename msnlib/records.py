@@ -1,0 +1,247 @@
+"""Records: what a run found, with everything needed to tell it from another run.
+
+A record is one JSON file: experiment, notebook, configuration, versions, and results of task, arm, metric, value and
+seconds. It holds no path, host name or user name.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msnlib.parameters import check
+
+if TYPE_CHECKING:
+    import pandas
+
+FORMAT = "msnlib record 1"
+RESULT_COLUMNS = ("task", "arm", "metric", "value", "seconds")
+RECORD_COLUMNS = (
+    *("experiment", "notebook", "profile", "seed"),
+    *RESULT_COLUMNS,
+    *("overrides", "configuration", "configuration_hash", "versions", "file"),
+)
+
+_log = logging.getLogger(__name__)
+
+
+def digest(content: Any) -> str:
+    """Return the sha256 of ``content`` as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def configuration_hash(notebook: str, configuration: dict[str, Any]) -> str:
+    """Return the sha256 that two runs share only if notebook, configuration and msnlib's version are equal."""
+    return digest({"notebook": notebook, "configuration": configuration, "msnlib": _version("msnlib")})
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` to ``path`` so that the file is either the old one or the whole new one, also after a crash."""
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            json.dump(content, stream, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(part, 0o644)  # mkstemp's 0600 would hide a committed or shared record from others
+        os.replace(part, path)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
+
+
+class Run:
+    """The results of one run of one notebook.
+
+    Args:
+        experiment: its id, as in `msnlib.published` (``"E1"``).
+        notebook: the notebook's name without folder or ending (``"02_parallel_dense"``).
+        profile, seed, configuration: everything that decides the results; JSON values only.
+
+    Raises `msnlib.parameters.ParameterError` for a value its parameter does not allow, before any work starts.
+
+    Example::
+
+        run = Run("E1", notebook="02_parallel_dense", profile=profile, seed=seed, density=density)
+        run.add(task="mnist", arm="multitask", metric="accuracy", value=97.53, seconds=12.3)
+        run.save()
+    """
+
+    def __init__(self, experiment: str, *, notebook: str, profile: str, seed: int, **configuration: Any):
+        for name, text in (("experiment", experiment), ("notebook", notebook)):
+            if not isinstance(text, str) or not re.fullmatch(r"[\w.-]+", text):
+                raise ValueError(f"{name} is {text!r}, but must be letters, digits, '_', '-' and '.'")
+        given = {"profile": profile, "seed": seed, **configuration}
+        self.experiment = experiment
+        self.notebook = notebook
+        self.configuration = {name: check(name, value) for name, value in given.items()}
+        self.results: list[dict[str, Any]] = []
+
+    def add(self, *, task: str, arm: str, metric: str, value: float, seconds: float | None = None) -> None:
+        """Add one result; accuracies are in %.
+
+        Raises `ValueError` naming the result when ``value`` (or ``seconds``) is no finite number, or when task, arm
+        and metric were added before.
+        """
+        label = f"{task}, {arm}, {metric}"
+        if any((task, arm, metric) == (row["task"], row["arm"], row["metric"]) for row in self.results):
+            raise ValueError(f"result {label} was added before")
+        self.results.append(
+            {
+                "task": task,
+                "arm": arm,
+                "metric": metric,
+                "value": _finite(value, f"value of {label}"),
+                "seconds": None if seconds is None else _finite(seconds, f"seconds of {label}"),
+            }
+        )
+
+    def table(self) -> "pandas.DataFrame":
+        """Return what was added, one row per result, in order."""
+        import pandas  # here, so that a run without a table does not wait for it
+
+        return pandas.DataFrame(self.results, columns=list(RESULT_COLUMNS))
+
+    def save(self) -> Path:
+        """Write the record as one JSON file and return its path.
+
+        The folder is ``$MSNLIB_RECORDS``, else ``records`` under the current one; it is made when absent. Raises
+        `ValueError` when nothing was added.
+        """
+        if not self.results:
+            raise ValueError(f"the record of {self.notebook} has no results")
+        folder = Path(os.environ.get("MSNLIB_RECORDS") or "records")
+        folder.mkdir(parents=True, exist_ok=True)
+        hashed = configuration_hash(self.notebook, self.configuration)
+        profile, seed = self.configuration["profile"], self.configuration["seed"]
+        path = folder / f"{self.notebook}-{profile}-seed{seed}-{hashed[:8]}.json"
+        record = {
+            "format": FORMAT,
+            "experiment": self.experiment,
+            "notebook": self.notebook,
+            "configuration": self.configuration,
+            "configuration_hash": hashed,
+            "versions": versions(self.configuration.get("device")),
+            "results": self.results,
+        }
+        write_json(path, record)
+        return path
+
+
+def _finite(value: Any, label: str) -> float:
+    """Return ``value`` as a float; numbers of numpy and torch count, bools and texts do not."""
+    plain = value.item() if hasattr(value, "item") else value
+    if isinstance(plain, bool) or not isinstance(plain, int | float) or not math.isfinite(plain):
+        raise ValueError(f"{label} is {value!r}, but must be a finite number")
+    return float(plain)
+
+
+def _version(distribution: str) -> str | None:
+    """Return the version of what is imported, which knows its build (``+cpu``), else of what is installed."""
+    loaded = getattr(sys.modules.get(distribution), "__version__", None)
+    if loaded:
+        return str(loaded)
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def versions(device: str | None = None) -> dict[str, Any]:
+    """Return what ran the code: versions, platform, threads, the name of ``device`` and the git commit, where known."""
+    torch = sys.modules.get("torch")  # a record must not cost its import
+    found = {name: _version(name) for name in ("msnlib", "torch", "torchvision", "numpy")}
+    return found | {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads() if torch else None,
+        "device": _device_name(torch, device),
+        "commit": _commit(),
+    }
+
+
+def _device_name(torch: Any, device: str | None) -> str | None:
+    if torch is None:
+        return None
+    if device == "cpu" or not torch.cuda.is_available():
+        return "cpu"
+    return torch.cuda.get_device_name(device if device and device.startswith("cuda") else None)
+
+
+def _commit() -> str | None:
+    """Return the commit of the source tree that msnlib is imported from, marked ``-dirty`` when it was changed."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, env=environment)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the record at ``path``. Raises `ValueError` when it is broken or no record, `OSError` when unreadable.
+
+    A record has ``format``, ``experiment``, ``notebook``, ``configuration`` (with profile and seed),
+    ``configuration_hash``, ``versions`` and ``results``; ``run`` is empty unless ``msn run`` filled it.
+    """
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ValueError("not an msnlib record")
+    try:
+        record["configuration"]["profile"], record["configuration"]["seed"]
+        [record[name] for name in ("experiment", "notebook", "configuration_hash", "versions")]
+        [_finite(result["value"], "value") for result in record["results"]]
+        [result[name] for name in RESULT_COLUMNS for result in record["results"]]
+        record.setdefault("run", {}).get("overrides")
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"an incomplete record ({error})") from None
+    return record
+
+
+def read_records(folder: Path | str) -> "pandas.DataFrame":
+    """Return every result of every record under ``folder``, one row each, in order of file and result.
+
+    Configuration, overrides and versions are JSON texts with sorted keys. Files and folders whose name starts with a
+    dot are not looked at. A file that is broken or no record is left out, with a warning of one line that names it.
+    """
+    import pandas
+
+    folder = Path(folder)
+    rows = []
+    for path in sorted(folder.glob("**/*.json")):
+        name = path.relative_to(folder)
+        if any(part.startswith(".") for part in name.parts):
+            continue
+        try:
+            record = read_record(path)
+        except (OSError, ValueError) as error:
+            _log.warning("%s skipped: %s", path, str(error).splitlines()[0])
+            continue
+        configuration = record["configuration"]
+        shared = {
+            "experiment": record["experiment"],
+            "notebook": record["notebook"],
+            "profile": configuration["profile"],
+            "seed": configuration["seed"],
+            "overrides": json.dumps(record["run"].get("overrides", {}), sort_keys=True),
+            "configuration": json.dumps(configuration, sort_keys=True),
+            "configuration_hash": record["configuration_hash"],
+            "versions": json.dumps(record["versions"], sort_keys=True),
+            "file": name.as_posix(),
+        }
+        rows += [shared | {column: result[column] for column in RESULT_COLUMNS} for result in record["results"]]
+    return pandas.DataFrame(rows, columns=list(RECORD_COLUMNS))
