@@ -55,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(function=_run)
 
     command = commands.add_parser("report", parents=[out], help="write and print the table of results")
+    command.add_argument(
+        "--readme", type=Path, metavar="FILE", help="also put the paper profile's table into FILE and draw results.png"
+    )
     command.set_defaults(function=_report)
     return parser
 
@@ -117,10 +120,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from msnlib.report import EmptyReport, write_report
+    from msnlib.report import EmptyReport, publish, write_report
 
     try:
         print(write_report(arguments.out), end="")
+        if getattr(arguments, "readme", None):
+            publish(arguments.out, arguments.readme)
     except EmptyReport as error:
         print(f"msn: {error}", file=sys.stderr)
         return 1

@@ -134,6 +134,34 @@ def bars(run: Run) -> Figure:
     return figure
 
 
+def results(records: pd.DataFrame) -> Figure:
+    """Every seed of the paper profile beside the published figure: a panel per experiment and task, a row per arm.
+
+    Args:
+        records: as :func:`~msnlib.records.read_records` gives them.
+    """
+    paper = records[(records["profile"] == "paper") & (records["overrides"] == "{}")]
+    shown = paper[paper["metric"].isin(["accuracy", "mse"])]
+    panels = list(shown.groupby(["experiment", "task", "metric"], sort=False))
+    figure, axes = plt.subplots(1, len(panels), figsize=(2.7 * len(panels) + 1.5, 2.6), squeeze=False, sharey=True)
+    arms = list(dict.fromkeys(shown["arm"]))
+    for ax, ((experiment, task, metric), rows) in zip(axes[0], panels, strict=True):
+        for place, arm in enumerate(arms):
+            values = rows.loc[rows["arm"] == arm, "value"]
+            ax.plot(values, [place] * len(values), "o", color="0.35", alpha=0.7, label="one seed")
+            published = published_value(experiment, task, arm, metric)
+            if published is not None:
+                ax.plot(published, place, "D", color="white", markeredgecolor="black", markersize=9, label="published")
+        ax.set(title=f"{experiment}: {task}", xlabel="accuracy in %" if metric == "accuracy" else "squared error")
+        ax.set_yticks(range(len(arms)), arms)
+        ax.set_ylim(len(arms) - 0.5, -0.5)
+        ax.margins(x=0.12)
+    found = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
+    figure.legend(found.values(), found.keys(), loc="lower center", ncols=len(found))
+    return figure
+
+
 def matrix(scores: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
     """A table of metrics before and after every phase as a picture; darker is better within a column.
 

@@ -131,13 +131,12 @@ def format_table(table: pd.DataFrame) -> str:
         header += ["ours (mean)", "min to max", "sd", "seeds", "published", "difference"]
         if not rows["settings"].any():
             header, cells = header[:2] + header[3:], [line[:2] + line[3:] for line in cells]
-        sections.append(f"## {profile} profile\n\n{_markdown(header, cells)}")
+        sections.append(f"## {profile} profile\n\n{_markdown(header, cells, header.index('metric') + 1)}")
     return "\n\n".join([*sections, _NOTE]) + "\n"
 
 
-def _markdown(header: list[str], lines: list[list[str]]) -> str:
+def _markdown(header: list[str], lines: list[list[str]], first_number: int) -> str:
     widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-    first_number = header.index("metric") + 1
 
     def row(cells: Sequence[str]) -> str:
         padded = [
@@ -148,6 +147,58 @@ def _markdown(header: list[str], lines: list[list[str]]) -> str:
 
     rule = [("-" * (width - 1) + ":") if i >= first_number else "-" * width for i, width in enumerate(widths)]
     return "\n".join(map(row, [header, rule, *lines]))
+
+
+_README_ARMS = {
+    "dedicated": "each alone",
+    "multitask": "one network",
+    "dedicated, converged": "each alone, converged",
+    "multitask, converged": "one network, converged",
+}
+_README_MARKS = ("<!-- results: written by `make report` from the records in reports/ -->", "<!-- end of results -->")
+
+
+def readme_table(records: pd.DataFrame) -> str:
+    """Return the README's table of the paper profile as Markdown: a line per experiment and task, a column per arm.
+
+    Cells are the mean over seeds with the range in brackets. Runs with parameters of their own are left out.
+    """
+    table = report_table(records[records["profile"] == "paper"])
+    table = table[table["settings"] == ""]
+    lines = []
+    for (experiment, task, metric), rows in table.groupby(["experiment", "task", "metric"], sort=False):
+        arms = rows.set_index("arm")
+        if not set(_README_ARMS) & set(arms.index):
+            continue
+        published = [published_value(experiment, task, arm, metric) for arm in ("dedicated", "multitask")]
+        line = [experiment, f"{task} ({'%' if metric == 'accuracy' else metric})"]
+        line += ["" if value is None else format_value(metric, value) for value in published]
+        for arm in _README_ARMS:
+            if arm not in arms.index:
+                line.append("")
+                continue
+            mean, low, high = (format_value(metric, arms.loc[arm, name]) for name in ("mean", "min", "max"))
+            line.append(f"{mean} ({low}–{high})")
+        lines.append([*line, str(int(rows["seeds"].max()))])
+    header = ["", "task", "published: each alone", "published: one network", *_README_ARMS.values(), "seeds"]
+    return _markdown(header, lines, first_number=2)
+
+
+def publish(out: Path, readme: Path) -> None:
+    """Draw ``results.png`` into ``out`` and put `readme_table` between the two marks in a README.
+
+    Raises `EmptyReport` when there are no records of the paper profile, or the README lacks the marks.
+    """
+    from msnlib.plots import results  # here, so that a table does not wait for torch
+
+    records = read_records(out)
+    text = readme.read_text(encoding="utf-8")
+    start, end = (text.find(mark) for mark in _README_MARKS)
+    if not (records["profile"] == "paper").any() or not -1 < start < end:
+        raise EmptyReport(f"{readme}: no marks for the table, or no run of the paper profile in {out} to fill it from")
+    start += len(_README_MARKS[0])
+    readme.write_text(f"{text[:start]}\n\n{readme_table(records)}\n\n{text[end:]}", encoding="utf-8")
+    results(records).savefig(out / "results.png", dpi=110, metadata={"Software": None})
 
 
 def write_report(out: Path | str) -> str:

@@ -232,6 +232,7 @@ def predict(net: nn.Module, task: Task, split: str = "test", batch_size: int = 1
     Raises:
         ValueError: the network holds no such task, or unknown split.
     """
+    check_known(net, task.name)
     device = next(iter(net.parameters())).device
     with evaluating(net), using(net, task.name):
         return torch.cat([net(x.to(device)) for x, _ in task.batches(split, batch_size)])

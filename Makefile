@@ -1,0 +1,56 @@
+# The commands of this project; `make help` lists them. Everything runs in ./.venv, which is made when needed, whatever
+# other environment is active.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME PYTHONSTARTUP MPLBACKEND JUPYTER_PATH
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+UV := $(VENV)/bin/uv
+JOBS ?= 2
+
+.PHONY: help environment test reproduce report notebooks lint lock
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 18
+
+environment: $(INSTALLED) ## make or update ./.venv
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@if [ ! -x $(VENV)/bin/python ]; then \
+	  $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("make PYTHON=...: needs Python 3.11 or newer")' \
+	  && $(PYTHON) -m venv $(VENV); \
+	fi
+	@if [ "$$($(UV) --version 2>/dev/null | cut -d' ' -f2)" != $(UV_VERSION) ]; then \
+	  $(VENV)/bin/python -m pip install --quiet uv==$(UV_VERSION); \
+	fi
+	$(UV) pip sync --quiet --compile-bytecode --python $(VENV)/bin/python requirements.lock
+	$(UV) pip install --quiet --python $(VENV)/bin/python --no-deps -e .
+	@touch $@
+
+# Notebooks are compared with the outputs they were committed with, so they must not see the caller's Jupyter settings.
+CLEAN = scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	export OMP_WAIT_POLICY=PASSIVE PYTHONHASHSEED=0 MSNLIB_RECORDS="$$scratch/records" IPYTHONDIR="$$scratch/ipython" \
+	  JUPYTER_CONFIG_DIR="$$scratch/jupyter" JUPYTER_DATA_DIR="$$scratch/jupyter" && unset MSNLIB_REPORTS
+
+test: $(INSTALLED) ## run the tests, and every notebook against its committed outputs
+	@$(CLEAN) && $(VENV)/bin/python -m pytest
+
+notebooks: $(INSTALLED) ## re-make the outputs committed with the notebooks (read the changes before you commit them)
+	@$(CLEAN) && $(VENV)/bin/python -m nbconvert --to notebook --execute --inplace --log-level WARN \
+	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.kernel_name=python3 notebooks/*.ipynb
+
+reproduce: $(INSTALLED) ## run every notebook in the quick profile into reports/ and print the table
+	@$(VENV)/bin/msn run --profile quick --jobs $(JOBS) --out reports
+
+report: $(INSTALLED) ## re-make the table, the README's and its figure from the runs in reports/
+	@$(VENV)/bin/msn report --out reports --readme README.md
+
+lint: $(INSTALLED) ## check the style of code and notebooks
+	@$(VENV)/bin/ruff check .
+
+lock: $(INSTALLED) ## pin the newest versions pyproject.toml admits in requirements.lock
+	@$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --no-annotate \
+	  --custom-compile-command 'make lock' pyproject.toml -o requirements.lock

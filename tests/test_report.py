@@ -1,0 +1,177 @@
+"""The table of results, from records whose means are known by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from msnlib.cli import main
+from msnlib.records import Run, read_records
+from msnlib.report import _README_MARKS, EmptyReport, format_table, format_value, publish, readme_table, report_table
+
+
+@pytest.fixture
+def out(tmp_path, monkeypatch):
+    monkeypatch.setenv("MSNLIB_RECORDS", str(tmp_path))
+    return tmp_path
+
+
+def _save(experiment, seed, value, profile="paper", notebook="02_a", task="mnist", metric="accuracy", **configuration):
+    run = Run(experiment, notebook=notebook, profile=profile, seed=seed, **configuration)
+    run.add(task=task, arm="multitask", metric=metric, value=value)
+    return run.save()
+
+
+def test_mean_spread_and_published(out):
+    for seed, value in enumerate((97.0, 98.0, 99.0)):
+        _save("E1", seed, value)
+    (row,) = report_table(read_records(out)).to_dict("records")
+    assert row == {
+        "profile": "paper",
+        "experiment": "E1",
+        "notebook": "02_a",
+        "settings": "",
+        "task": "mnist",
+        "arm": "multitask",
+        "metric": "accuracy",
+        "mean": 98.0,
+        "min": 97.0,
+        "max": 99.0,
+        "sd": 1.0,
+        "seeds": 3,
+        "published": 97.58,
+        "difference": pytest.approx(0.42),
+    }
+
+
+def test_the_written_table_is_exact(out, capsys):
+    _save("E3", 0, 0.0161, notebook="03_b", task="boston", metric="mse")
+    for seed, value in enumerate((97.0, 98.0)):
+        _save("E1", seed, value)
+        _save("E1", seed, value, profile="quick", task="digits")
+    assert main(["report", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[:12] == [
+        "## paper profile",
+        "",
+        "| experiment | notebook | task   | arm       | metric       "
+        "| ours (mean) |       min to max |   sd | seeds | published | difference |",
+        "| ---------- | -------- | ------ | --------- | ------------ "
+        "| ----------: | ---------------: | ---: | ----: | --------: | ---------: |",
+        "| E1         | 02_a     | mnist  | multitask | accuracy (%) "
+        "|       97.50 |   97.00 to 98.00 | 0.71 |     2 |     97.58 |      -0.08 |",
+        "| E3         | 03_b     | boston | multitask | mse          "
+        "|      0.0161 | 0.0161 to 0.0161 |      |     1 |    0.0160 |    +0.0001 |",
+        "",
+        "## quick profile",
+        "",
+        "| experiment | notebook | task   | arm       | metric       "
+        "| ours (mean) |     min to max |   sd | seeds | published | difference |",
+        "| ---------- | -------- | ------ | --------- | ------------ "
+        "| ----------: | -------------: | ---: | ----: | --------: | ---------: |",
+        "| E1         | 02_a     | digits | multitask | accuracy (%) "
+        "|       97.50 | 97.00 to 98.00 | 0.71 |     2 |           |            |",
+    ]
+    assert (out / "table.md").read_text() == f"# Results\n\n{printed}"
+    assert (out / "records.csv").read_text().count("\n") == 6  # a header and five results
+
+
+def test_the_quick_profile_is_not_compared_with_published_figures(out):
+    for profile in ("quick", "laptop"):
+        _save("E1", 0, 97.0, profile=profile)
+    table = report_table(read_records(out)).set_index("profile")
+    assert list(table.index) == ["laptop", "quick"]
+    assert table["published"].fillna(-1).tolist() == [97.58, -1]
+    assert table["difference"].isna().tolist() == [False, True]
+    assert table["sd"].isna().all()
+
+
+def test_runs_of_different_configurations_are_not_averaged(out):
+    for density in (0.1, 0.2):
+        for seed in (0, 1):
+            _save("E1", seed, 90 + 10 * density, density=density, method="snip")
+    table = report_table(read_records(out))
+    assert table[["settings", "mean", "seeds"]].values.tolist() == [["density=0.1", 91.0, 2], ["density=0.2", 92.0, 2]]
+    assert "| density=0.1 |" in format_table(table)
+
+
+def test_an_override_the_notebook_did_not_record_still_tells_runs_apart(out):
+    path = _save("E1", 0, 90.0)
+    record = json.loads(path.read_text())
+    record["results"][0]["value"] = 80.0
+    (out / "other.json").write_text(json.dumps(record | {"run": {"overrides": {"batch": 32}}}))
+    table = report_table(read_records(out))
+    assert table[["settings", "mean", "seeds"]].values.tolist() == [["", 90.0, 1], ["batch=32", 80.0, 1]]
+
+
+def test_the_same_run_counts_once(out):
+    path = _save("E1", 0, 97.0)
+    (out / "copy").mkdir()
+    (out / "copy" / path.name).write_bytes(path.read_bytes())
+    assert report_table(read_records(out))["seeds"].tolist() == [1]
+
+
+def test_rows_are_in_order_of_profile_experiment_and_notebook(out):
+    for profile in ("quick", "paper"):
+        for experiment in ("E10", "E2"):
+            for number in (5, 4):
+                _save(experiment, 0, 50.0, profile=profile, notebook=f"0{number}_{experiment}")
+    table = report_table(read_records(out))
+    assert [" ".join(row) for row in table[["profile", "experiment", "notebook"]].values] == [
+        "paper E2 04_E2",
+        "paper E2 05_E2",
+        "paper E10 04_E10",
+        "paper E10 05_E10",
+        "quick E2 04_E2",
+        "quick E2 05_E2",
+        "quick E10 04_E10",
+        "quick E10 05_E10",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "shown"),
+    [
+        ("accuracy", 97.5, "97.50"),
+        ("accuracy_before", 97.456, "97.46"),
+        ("mse", 0.016, "0.0160"),
+        ("forgetting", 0.0, "0"),
+        ("weights", 123456.0, "123456"),
+        ("accuracy", float("nan"), ""),
+    ],
+)
+def test_numbers_are_shown_as_their_metric_asks(metric, value, shown):
+    assert format_value(metric, value) == shown
+
+
+def test_an_empty_folder_is_one_line(tmp_path, capsys):
+    assert main(["report", "--out", str(tmp_path / "none")]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"msn: no records in {tmp_path / 'none'}; 'msn run --out {tmp_path / 'none'}' makes them\n"
+
+
+def test_the_readme_shows_exactly_the_committed_records():
+    root = Path(__file__).resolve().parent.parent
+    records = read_records(root / "reports")
+    if not (records["profile"] == "paper").any():
+        pytest.skip("reports/ holds no run of the paper profile")
+    assert readme_table(records) in (root / "README.md").read_text(encoding="utf-8")
+
+
+def test_publish_fills_the_readme_between_its_marks(out):
+    for seed, value in enumerate((97.0, 98.5)):
+        _save("E1", seed, value)
+        _save("E1", seed, 10.0, profile="quick")
+    readme = out / "README.md"
+    readme.write_text("before\n" + "old\n".join(_README_MARKS) + "\nafter\n")
+    publish(out, readme)
+    assert readme.read_text() == (
+        f"before\n{_README_MARKS[0]}\n\n{readme_table(read_records(out))}\n\n{_README_MARKS[1]}\nafter\n"
+    )
+    assert "| E1 | mnist (%) |" in readme_table(read_records(out)).replace("  ", "")
+    assert "97.75 (97.00–98.50)" in readme_table(read_records(out))
+    assert (out / "results.png").stat().st_size > 1000
+    readme.write_text("no marks")
+    with pytest.raises(EmptyReport, match="no marks"):
+        publish(out, readme)
