@@ -3,65 +3,36 @@
 Reproduces and extends Renn, Sotnek, Harvey, Caffo (2022), The Multiple Subnetwork Hypothesis, arXiv 2207.08821.
 """
 
-from msnlib.allocation import CapacityError, DeadOutputWarning, OverlapWarning, allocate, prune
-from msnlib.data import DataError, datasets, load_task
-from msnlib.layers import (
-    FrozenTaskError,
-    MaskedConv2d,
-    MaskedLinear,
-    PerTask,
-    owner_map,
-    release,
-    task_parameters,
-    tasks,
-    using,
-)
-from msnlib.networks import MultitaskNetwork, dense_network
-from msnlib.seeding import seed_everything
-from msnlib.storage import extract, load, save
-from msnlib.tasks import Task
-from msnlib.training import (
-    AUTHORS,
-    CONVERGED,
-    Stopping,
-    evaluate,
-    fit,
-    fit_sequence,
-    predict,
-)
+from importlib import import_module
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "AUTHORS",
-    "CONVERGED",
-    "CapacityError",
-    "DataError",
-    "DeadOutputWarning",
-    "FrozenTaskError",
-    "MaskedConv2d",
-    "MaskedLinear",
-    "MultitaskNetwork",
-    "OverlapWarning",
-    "PerTask",
-    "Stopping",
-    "Task",
-    "allocate",
-    "datasets",
-    "dense_network",
-    "evaluate",
-    "extract",
-    "fit",
-    "fit_sequence",
-    "load",
-    "load_task",
-    "owner_map",
-    "predict",
-    "prune",
-    "release",
-    "save",
-    "seed_everything",
-    "task_parameters",
-    "tasks",
-    "using",
-]
+# Imported when first used: the command line should not wait seconds for torch to print its help.
+_HOME = {
+    "allocation": ("CapacityError", "DeadOutputWarning", "OverlapWarning", "allocate", "prune"),
+    "data": ("DataError", "datasets", "load_task"),
+    "layers": (
+        *("FrozenTaskError", "MaskedConv2d", "MaskedLinear", "PerTask"),
+        *("owner_map", "release", "task_parameters", "tasks", "using"),
+    ),
+    "networks": ("MultitaskNetwork", "dense_network"),
+    "seeding": ("seed_everything",),
+    "storage": ("extract", "load", "save"),
+    "task": ("Task",),
+    "training": ("AUTHORS", "CONVERGED", "Stopping", "evaluate", "fit", "fit_sequence", "predict"),
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_MODULE)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE:
+        raise AttributeError(f"module 'msnlib' has no attribute {name!r}")
+    value = getattr(import_module(f"msnlib.{_MODULE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -59,6 +59,13 @@ def _parser() -> argparse.ArgumentParser:
         "--readme", type=Path, metavar="FILE", help="also put the paper profile's table into FILE and draw results.png"
     )
     command.set_defaults(function=_report)
+
+    command = commands.add_parser("course", parents=[notebooks], help="release, grade and answer the problem sets")
+    command.add_argument("step", choices=("release", "grade", "feedback"), help="in this order; grade with nbgrader")
+    command.add_argument("folder", type=Path, metavar="DIR", help="the lecturer's folder")
+    command.add_argument("--timeout", type=_at_least_one, metavar="SECONDS", help="grade: interrupt a longer cell (120)")
+    command.add_argument("--force", action="store_true", help="grade: also what is graded and has not changed")
+    command.set_defaults(function=_course)
     return parser
 
 
@@ -130,6 +137,23 @@ def _report(arguments: argparse.Namespace) -> int:
         print(f"msn: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _course(arguments: argparse.Namespace) -> int:
+    from msnlib import course
+
+    if arguments.step == "release":
+        sources = _notebooks_folder(arguments.notebooks) / "assignments" / "source"
+        outcomes = course.release(arguments.folder, sources)
+    elif arguments.step == "grade":
+        outcomes = course.grade(arguments.folder, arguments.timeout, arguments.force)
+    else:
+        outcomes = course.feedback(arguments.folder)
+    failed = False
+    for outcome in outcomes:
+        print(f"msn: {outcome}" if outcome.failed else outcome, file=sys.stderr if outcome.failed else None, flush=True)
+        failed |= outcome.failed
+    return 1 if failed else 0
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:

@@ -24,7 +24,7 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, loa
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import Tensor
 
-from .tasks import Task
+from msnlib.task import Task
 
 Arrays = tuple[np.ndarray, np.ndarray]
 Loader = Callable[[Path], tuple[Arrays, Arrays]]
@@ -46,9 +46,9 @@ class Dataset:
         description: one line: what it is and where it comes from.
         load: from the root folder to unscaled arrays ``((x, y), (x_test, y_test))``, y of shape (N,). Integer y
             holds class labels, by which the splits are stratified.
-        kind: the task's kind, see :class:`~msnlib.tasks.Task`; it says how y is encoded.
+        kind: the task's kind, see :class:`~msnlib.task.Task`; it says how y is encoded.
         encode_x: given the training x, returns the function that turns the x of any part into a tensor.
-        outputs, batch_size, vocabulary: see :class:`~msnlib.tasks.Task`.
+        outputs, batch_size, vocabulary: see :class:`~msnlib.task.Task`.
         bundled: whether the data is installed with scikit-learn, so that neither a file nor a network is needed.
     """
 

@@ -18,7 +18,7 @@ from msnlib.networks import MultitaskNetwork
 from msnlib.published import published_value
 from msnlib.records import Run, read_records
 from msnlib.report import format_value
-from msnlib.tasks import Task
+from msnlib.task import Task
 from msnlib.training import History, Stopping, fit, scores
 
 

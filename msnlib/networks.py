@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from msnlib.layers import MaskedLinear, PerTask, check_name, shared_tensors, using
 from msnlib.seeding import stream
-from msnlib.tasks import Task
+from msnlib.task import Task
 
 
 class MultitaskNetwork(nn.Module):

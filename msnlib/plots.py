@@ -1,4 +1,8 @@
-"""The figures of the notebooks, readable in greyscale: shapes, hatches and line styles say it, not hue alone."""
+"""The figures of the notebooks, readable in greyscale: shapes, hatches and line styles say it, not hue alone.
+
+They draw and return nothing, so that a cell that ends with one shows it once; ``plt.gcf()`` before the cell ends is the
+figure.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from torch import Tensor
 from msnlib.published import published_value
 from msnlib.records import Run
 from msnlib.report import format_value
-from msnlib.tasks import Task
+from msnlib.task import Task
 from msnlib.training import History
 
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++")
@@ -30,7 +34,7 @@ def style() -> None:
     plt.rcParams.update({"figure.dpi": 90, "axes.titlesize": "medium", "legend.fontsize": "small"})
 
 
-def samples(group: Sequence[Task], count: int = 10) -> Figure:
+def samples(group: Sequence[Task], count: int = 10) -> None:
     """The first test examples of every task, a row each: images as pictures, tables as bars of their columns."""
     figure, axes = plt.subplots(len(group), count, figsize=(count, 1.25 * len(group)), squeeze=False)
     for row, task in zip(axes, group, strict=True):
@@ -45,10 +49,9 @@ def samples(group: Sequence[Task], count: int = 10) -> Figure:
             ax.set(xticks=[], yticks=[])
         row[0].set_ylabel(task.name.replace("_", "\n"), rotation=0, ha="right", va="center")
     figure.tight_layout(h_pad=0.4, w_pad=0.2)
-    return figure
 
 
-def learning_curves(histories: Mapping[str, Sequence[History]], rule: str) -> Figure:
+def learning_curves(histories: Mapping[str, Sequence[History]], rule: str) -> None:
     """Validation loss by epoch, a panel per task and a line per arm; a dot marks the epoch the stopping rule kept.
 
     Args:
@@ -69,12 +72,9 @@ def learning_curves(histories: Mapping[str, Sequence[History]], rule: str) -> Fi
         ax.set(title=name, xlabel="epoch", ylabel="validation loss", yscale="log")
         ax.legend()
     figure.tight_layout()
-    return figure
 
 
-def owners(
-    maps: Mapping[str, Tensor], names: Sequence[str], corner: int | None = None, letters: bool = False
-) -> Figure:
+def owners(maps: Mapping[str, Tensor], names: Sequence[str], corner: int | None = None, letters: bool = False) -> None:
     """Who owns which entry: white is free, darker shades are later tasks.
 
     Args:
@@ -99,10 +99,9 @@ def owners(
     legend = [Patch(facecolor=shades(k), edgecolor="black", label=n) for k, n in enumerate(["free", *names])]
     figure.tight_layout(rect=(0, 0.1, 1, 1))
     figure.legend(handles=legend, loc="lower center", ncols=len(legend))
-    return figure
 
 
-def bars(run: Run) -> Figure:
+def bars(run: Run) -> None:
     """The record's metrics, a panel per task and a bar per arm; a thick line across a bar is the published figure.
 
     ``quick`` uses other data than the paper, so nothing is drawn across its bars.
@@ -131,7 +130,6 @@ def bars(run: Run) -> Figure:
         else:
             ax.margins(y=0.15)
     figure.tight_layout()
-    return figure
 
 
 def results(records: pd.DataFrame) -> Figure:
@@ -162,7 +160,7 @@ def results(records: pd.DataFrame) -> Figure:
     return figure
 
 
-def matrix(scores: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
+def matrix(scores: pd.DataFrame, metrics: Mapping[str, str]) -> None:
     """A table of metrics before and after every phase as a picture; darker is better within a column.
 
     Args:
@@ -182,7 +180,6 @@ def matrix(scores: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
     ax.tick_params(axis="y", rotation=0)
     ax.grid(False)
     figure.tight_layout()
-    return figure
 
 
 def values(matrix: Tensor, title: str, ax: Axes | None = None, mark: Tensor | None = None) -> Axes:

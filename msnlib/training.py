@@ -17,7 +17,7 @@ from tqdm import tqdm
 from msnlib.allocation import allocate, evaluating
 from msnlib.layers import check_known, task_parameters, using
 from msnlib.seeding import stream
-from msnlib.tasks import Task
+from msnlib.task import Task
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, loa
 
 from msnlib import data
 from msnlib.data import DataError, datasets, load_task
-from msnlib.tasks import SPLITS
+from msnlib.task import SPLITS
 
 BUNDLED = {  # name: kind, outputs, batch size, shape of x, sizes of the three parts
     "digits": ("classification", 10, 64, (8, 8), (1149, 288, 360)),

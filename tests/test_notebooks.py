@@ -1,0 +1,73 @@
+"""What every committed notebook must be: parameterised, executed from top to bottom, and free of one machine's paths.
+
+That its outputs can be made again is nbval's part; it compares nothing where a cell has no execution count.
+"""
+
+import ast
+import io
+import json
+import re
+import tokenize
+from pathlib import Path
+
+import papermill
+import pytest
+
+from msnlib.parameters import PARAMETERS, check, declared, parameter_cells, read_notebook, source_of
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def _code(path: Path) -> list[dict]:
+    return [cell for cell in read_notebook(path)["cells"] if cell["cell_type"] == "code"]
+
+
+def test_notebooks_are_numbered_from_one_without_a_gap():
+    numbers = [int(path.stem[:2]) for path in NOTEBOOKS if re.match(r"\d\d_", path.name)]
+    assert len(numbers) == len(NOTEBOOKS) and numbers == list(range(1, len(numbers) + 1)) != []
+
+
+@every_notebook
+def test_parameters_are_typed_commented_literals(path):
+    (cell,) = parameter_cells(read_notebook(path))
+    source = source_of(cell)
+    commented = {
+        token.start[0]
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    statements = ast.parse(source).body
+    for statement in statements:
+        assert isinstance(statement, ast.AnnAssign), f"{ast.unparse(statement)} has no type annotation"
+        ast.literal_eval(statement.value)
+        assert commented & set(range(statement.lineno, statement.end_lineno + 1)), f"{statement.target.id}: no comment"
+    assert {"profile", "seed", "device"} <= {statement.target.id for statement in statements}
+
+
+@every_notebook
+def test_defaults_are_of_their_type_and_allowed(path):
+    for name, parameter in declared(path).items():
+        value = check(name, parameter.default, parameter.default)
+        assert value is None or type(value) is (PARAMETERS[name].kind if name in PARAMETERS else parameter.kind)
+
+
+@every_notebook
+def test_plain_papermill_sees_the_same_parameters(path):
+    seen = papermill.inspect_notebook(path)
+    assert {name: ast.literal_eval(item["default"]) for name, item in seen.items()} == {
+        name: parameter.default for name, parameter in declared(path).items()
+    }
+
+
+@every_notebook
+def test_every_code_cell_was_run_in_order_without_an_error(path):
+    cells = _code(path)
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    assert [output for cell in cells for output in cell["outputs"] if output["output_type"] == "error"] == []
+
+
+@every_notebook
+def test_no_output_shows_a_path_of_one_machine(path):
+    outputs = json.dumps([cell["outputs"] for cell in _code(path)])
+    assert re.findall(r"/(?:work|tmp|root|home|Users)/[\w.-]*", outputs) == []

@@ -1,0 +1,379 @@
+"""``msn list`` and ``msn run`` on tiny notebooks, run for real by papermill."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+import msnlib
+from msnlib import runner
+from msnlib.cli import main
+from msnlib.runner import UsageError, choose_notebooks, parse_seeds, plan
+
+# msnlib's modules without msnlib/__init__.py, which imports torch: these notebooks take a second each.
+PACKAGE = f"""import sys, types
+package = sys.modules["msnlib"] = types.ModuleType("msnlib")
+package.__path__ = [{str(Path(msnlib.__file__).parent)!r}]
+package.__version__ = {msnlib.__version__!r}"""
+PARAMETERS = """profile: str = "quick"  # size of the run
+seed: int = 0  # seed of every random draw
+device: str = "cpu"
+density: float = 0.1  # share of weights a task keeps
+width: int = 4  # a parameter of this notebook only"""
+RECORD = """from msnlib.records import Run
+run = Run("E1", notebook=NAME, profile=profile, seed=seed, density=density)
+run.add(task="mnist", arm="multitask", metric="accuracy", value=90 + seed, seconds=1)
+run.save().name"""
+NOISE = """import os, warnings
+warnings.warn("watch out")
+print("at", os.getcwd(), hash("a"), sorted(os.listdir(".")))
+print(seed, os.environ.get("MPLBACKEND") == "Agg", os.environ["OMP_WAIT_POLICY"])"""
+
+
+def _write(folder: Path, name: str, *code: str, parameters: str = PARAMETERS, tag: str = "parameters") -> Path:
+    cells = [{"cell_type": "markdown", "id": "title", "metadata": {}, "source": f"Intro\n# About {name}\nMore"}]
+    for number, source in enumerate((parameters, *code)):
+        metadata = {"tags": [tag]} if number == 0 else {}
+        cell = {"cell_type": "code", "id": f"cell-{number}", "metadata": metadata, "source": source}
+        cells.append(cell | {"execution_count": None, "outputs": []})
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.ipynb"
+    path.write_text(json.dumps(notebook))
+    return path
+
+
+def _good(folder: Path, name: str) -> Path:
+    return _write(folder, name, PACKAGE, NOISE, RECORD.replace("NAME", repr(name)))
+
+
+def _msn(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+class _NoProcess:
+    def __init__(self, *_, **__):
+        raise AssertionError("a process was started")
+
+
+def _ended(pid: int) -> bool:
+    """Say whether a process that was killed ends within ten seconds; a zombie is only waiting for its parent."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for _ in range(100):
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return True
+            time.sleep(0.1)
+        return False
+    return True
+
+
+@pytest.fixture
+def no_process(monkeypatch):
+    monkeypatch.setattr(runner, "_Process", _NoProcess)
+
+
+@pytest.fixture(scope="module")
+def batch(tmp_path_factory):
+    """Run a good notebook and four bad ones together, once: (folder, exit code, stdout, stderr)."""
+    folder = tmp_path_factory.mktemp("batch")
+    notebooks = folder / "notebooks"
+    _write(notebooks, "01_broken", "print('so far')", "1 / 0")
+    _good(notebooks, "02_good")
+    _write(notebooks, "03_silent", "print(seed)")
+    _write(notebooks, "04_stubborn", PACKAGE, "seed = 7", RECORD.replace("NAME", "'04_stubborn'"))
+    _write(notebooks, "05_dead", "import os", "os._exit(3)")
+    command = f"{PACKAGE}\nfrom msnlib.cli import main\nsys.exit(main(sys.argv[1:]))"
+    arguments = ["run", "--notebooks", "notebooks", "--out", "out", "--jobs", "2", "--seeds", "1"]
+    environment = os.environ | {"MPLBACKEND": "Agg"}
+    done = subprocess.run(
+        [sys.executable, "-c", command, *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    return folder, done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [("0", [0]), ("0-2", [0, 1, 2]), ("0,3,5-7", [0, 3, 5, 6, 7]), ("4, 4,3-4", [4, 3])],
+)
+def test_seeds_are_read(text, seeds):
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "-1", "2-1", "1-", "1,,2", "0-2-4", "1.5", "٣", "9999999999"])
+def test_other_seeds_are_refused(text):
+    with pytest.raises(UsageError) as caught:
+        parse_seeds(text)
+    assert str(caught.value) == f"seeds are {text!r}, but must be like 0, 0-2 or 0,3,5-7"
+
+
+def test_notebooks_are_chosen_by_number_name_or_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("02_b", "10_c", "01_a", "draft"):
+        _write(Path("nb"), name)
+    elsewhere = _write(Path("other"), "02_b")
+
+    def chosen(*names):
+        return [path.as_posix() for path in choose_notebooks(Path("nb"), names)]
+
+    assert chosen() == ["nb/01_a.ipynb", "nb/02_b.ipynb", "nb/10_c.ipynb"]
+    assert chosen("10", "2", "02", "02_b", "nb/02_b.ipynb") == ["nb/10_c.ipynb", "nb/02_b.ipynb"]
+    assert chosen("draft") == ["nb/draft.ipynb"]
+    assert chosen("other/02_b.ipynb") == [elsewhere.as_posix()]
+    for name in ("3", "b", "nb/03.ipynb"):
+        with pytest.raises(UsageError, match=f"no notebook {name} in nb; there are 01_a, 02_b, 10_c, draft"):
+            chosen(name)
+    with pytest.raises(UsageError, match="nb/02_b.ipynb and other/02_b.ipynb have the same name"):
+        chosen("other/02_b.ipynb", "2")
+    with pytest.raises(UsageError, match="no numbered notebooks in none"):
+        choose_notebooks(Path("none"), [])
+
+
+def test_list_shows_titles_and_parameters(tmp_path, capsys):
+    _write(tmp_path, "02_b")
+    _write(tmp_path, "01_longer", parameters="seed = 3")
+    assert _msn("list", "--notebooks", tmp_path) == 0
+    assert capsys.readouterr().out == "01_longer  About 01_longer\n02_b       About 02_b\n"
+    assert _msn("list", "-v", "--notebooks", tmp_path) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "01_longer  About 01_longer",
+        "    seed: int = 3  seed of every random draw",
+        "02_b       About 02_b",
+        "    profile: str = 'quick'  size of the run",
+        "    seed: int = 0  seed of every random draw",
+        "    device: str = 'cpu'  where the tensors live; auto takes a GPU when there is one",
+        "    density: float = 0.1  share of weights a task keeps",
+        "    width: int = 4  a parameter of this notebook only",
+    ]
+
+
+_DENSITY = "but must be a number above 0, at most 1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-p", "densty", "1"], "01_a.ipynb has no parameter densty; it has profile, seed, device, density, width"),
+        (["-p", "density", "12e4567"], f"01_a.ipynb: parameter density is '12e4567', {_DENSITY}"),
+        (["-p", "density", "nan"], f"01_a.ipynb: parameter density is 'nan', {_DENSITY}"),
+        (["-p", "density", "1.5"], f"01_a.ipynb: parameter density is 1.5, {_DENSITY}"),
+        (["-p", "width", "0012"], "01_a.ipynb: parameter width is '0012', but must be of type int"),
+        (["-p", "width", "3", "-p", "width", "4"], "parameter width is given 2 times"),
+        (["-p", "extra", "1"], "01_a.ipynb has no parameter extra; it has profile, seed, device, density, width"),
+        (["-p", "seed", "1"], "parameter seed is set with --seeds, not with -p"),
+        (["--profile", "huge"], "01_a.ipynb: parameter profile is 'huge', but must be one of paper, laptop, quick"),
+        (["--seeds", "2-1"], "seeds are '2-1', but must be like 0, 0-2 or 0,3,5-7"),
+        (["--jobs", "0"], "argument --jobs: '0' is not a whole number of at least 1 (see msn run --help)"),
+        (["9"], "no notebook 9 in notebooks; there are 01_a, 02_more"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_any_kernel_starts(
+    tmp_path, monkeypatch, capsys, no_process, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    _good(tmp_path / "notebooks", "01_a")
+    _write(tmp_path / "notebooks", "02_more", parameters=PARAMETERS + "\nextra: int = 1  # not in 01_a")
+    try:
+        code = _msn("run", *arguments)
+    except SystemExit as error:  # argparse's own refusals
+        code = error.code
+    assert (code, capsys.readouterr().err) == (2, f"msn: {message}\n")
+    assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tag": "other"}, "02_b.ipynb has no cell tagged 'parameters', but must have one"),
+        ({"parameters": "profile: str = 'quick'"}, "02_b.ipynb has no parameter seed; it has profile"),
+        ({"parameters": "seed: int = 0"}, "02_b.ipynb has no parameter profile; it has seed"),
+        (
+            {"parameters": PARAMETERS + "\ntasks: int = 0"},
+            "02_b.ipynb: parameter tasks is 0, but must be a whole number, at least 1",
+        ),
+    ],
+)
+def test_a_notebook_that_cannot_be_parameterised_is_refused(tmp_path, capsys, no_process, changes, message):
+    _good(tmp_path / "notebooks", "01_a")
+    _write(tmp_path / "notebooks", "02_b", **changes)
+    assert _msn("run", "--notebooks", tmp_path / "notebooks", "--out", tmp_path / "out") == 2
+    assert capsys.readouterr().err == f"msn: {message}\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_that_cannot_be_made_is_one_line(tmp_path, capsys, no_process):
+    _good(tmp_path / "notebooks", "01_a")
+    (tmp_path / "file").write_text("")
+    assert _msn("run", "--notebooks", tmp_path / "notebooks", "--out", tmp_path / "file" / "out") == 2
+    assert capsys.readouterr().err == f"msn: cannot write to {tmp_path / 'file' / 'out'}: Not a directory\n"
+
+
+def test_failures_are_named_and_the_others_finish(batch):
+    folder, code, printed, errors = batch
+    assert code == 1
+    assert sorted(errors.splitlines()) == [
+        "msn: 01_broken quick seed 1 failed: ZeroDivisionError: division by zero "
+        "(what is left: out/01_broken/quick-seed1.failed)",
+        "msn: 03_silent quick seed 1 failed: wrote no record, but must write one "
+        "(what is left: out/03_silent/quick-seed1.failed)",
+        "msn: 04_stubborn quick seed 1 failed: wrote a record of seed 7, but was run as seed 1 "
+        "(what is left: out/04_stubborn/quick-seed1.failed)",
+        "msn: 05_dead quick seed 1 failed: nbclient.exceptions.DeadKernelError: Kernel died "
+        "(what is left: out/05_dead/quick-seed1.failed)",
+    ]
+    lines = printed.splitlines()
+    assert sorted(line.split(" in ")[0] for line in lines[:5]) == [
+        "01_broken quick seed 1: failed",
+        "02_good quick seed 1: done",
+        "03_silent quick seed 1: failed",
+        "04_stubborn quick seed 1: failed",
+        "05_dead quick seed 1: failed",
+    ]
+    assert lines[5] == "## quick profile"
+    assert (folder / "out" / "table.md").read_text() == "# Results\n\n" + "\n".join(lines[5:]) + "\n"
+    assert _files(folder / "out") == sorted(
+        [
+            *("02_good/quick-seed1/02_good.ipynb", "02_good/quick-seed1/record.json", "records.csv", "table.md"),
+            *(
+                f"{name}/quick-seed1.failed/{left}"
+                for name in ("01_broken", "03_silent", "04_stubborn", "05_dead")
+                for left in (f"{name}.ipynb", "log.txt")
+            ),
+        ]
+    )
+    assert "so far" in (folder / "out/01_broken/quick-seed1.failed/01_broken.ipynb").read_text()
+
+
+def test_a_finished_run_holds_the_executed_notebook_and_its_record(batch):
+    folder = batch[0] / "out/02_good/quick-seed1"
+    record = json.loads((folder / "record.json").read_text())
+    assert record["configuration"] == {"profile": "quick", "seed": 1, "density": 0.1}
+    assert record["results"][0]["value"] == 91
+    assert record["run"]["overrides"] == {} and len(record["run"]["configuration_hash"]) == 64
+    notebook = json.loads((folder / "02_good.ipynb").read_text())
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == [1, 2, 3, 4, 5]
+    injected = code[1]
+    assert injected["id"] == "injected-parameters"
+    assert "".join(injected["source"]) == '# Parameters\nprofile = "quick"\nseed = 1\n'
+    assert "papermill" not in json.dumps([notebook["metadata"], *(cell["metadata"] for cell in notebook["cells"])])
+    assert tempfile.gettempdir() not in json.dumps([cell["outputs"] for cell in code])
+    printed, warning = code[3]["outputs"]
+    at, environment = "".join(printed["text"]).splitlines()
+    assert at.startswith("at scratch/work ") and at.endswith(" []")
+    assert environment == "1 False PASSIVE"
+    assert "".join(warning["text"]).startswith("notebook-cell:2: UserWarning: watch out")
+
+
+def test_a_picture_is_left_as_it_is_and_costs_no_time(tmp_path):
+    picture = {"output_type": "display_data", "data": {"image/png": "iVBORw0KGgo/" * 100_000}}
+    notebook = {"metadata": {}, "cells": [{"cell_type": "code", "metadata": {}, "outputs": [picture]}]}
+    start = time.process_time()
+    assert runner.normalised(notebook, tmp_path)["cells"][0]["outputs"] == [picture]
+    assert time.process_time() - start < 1
+
+
+def test_a_finished_run_is_skipped_until_forced_or_changed(batch, tmp_path, capsys, monkeypatch):
+    shutil.copytree(batch[0], tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "out/02_good/quick-seed1"
+    before = (folder / "02_good.ipynb").read_bytes()
+    run = ("run", "2", "--out", "out", "--seeds", "1")
+
+    monkeypatch.setattr(runner, "_Process", _NoProcess)
+    assert _msn(*run) == 0
+    skipped = "02_good quick seed 1: done before with this configuration (--force runs it again)"
+    assert capsys.readouterr().out.splitlines()[:2] == [skipped, "## quick profile"]
+    path = tmp_path / "notebooks/02_good.ipynb"
+    original = path.read_text()
+    path.write_text(original.replace("watch out", "beware"))
+    assert _msn(*run) == 0
+    assert "configuration; the notebook's code has changed since (--force" in capsys.readouterr().out
+    path.write_text(original.replace("density: float = 0.1", "density: float = 0.2"))
+    with pytest.raises(AssertionError, match="a process was started"):  # another configuration: not skipped
+        _msn(*run)
+    path.write_text(original)
+    monkeypatch.undo()
+
+    monkeypatch.chdir(tmp_path)
+    (folder / "left-from-before").write_text("")
+    (folder.parent / "quick-seed1.failed").mkdir()
+    assert _msn(*run, "--force") == 0
+    assert capsys.readouterr().out.startswith("02_good quick seed 1: done in ")
+    assert _files(folder.parent) == ["quick-seed1/02_good.ipynb", "quick-seed1/record.json"]
+    assert [path.name for path in folder.parent.iterdir()] == ["quick-seed1"]
+    assert (folder / "02_good.ipynb").read_bytes() == before  # the same seed: byte for byte the same notebook
+
+
+def test_a_changed_parameter_has_a_folder_of_its_own_the_same_for_all_seeds(tmp_path, capsys):
+    path = _good(tmp_path / "notebooks", "01_a")
+    same, changed = [("width", "4")], [("density", "0.2"), ("width", "4")]
+    hashed = runner.digest({"density": 0.2})[:8]
+    assert [job.folder.as_posix() for job in plan([path], "quick", [0, 1], same)] == [
+        "01_a/quick-seed0",
+        "01_a/quick-seed1",
+    ]
+    assert [job.folder.as_posix() for job in plan([path], "paper", [0, 1], changed)] == [
+        f"01_a/paper-seed0-{hashed}",
+        f"01_a/paper-seed1-{hashed}",
+    ]
+    run = ("run", "--notebooks", tmp_path / "notebooks", "--out", tmp_path / "out", "-p", "density", "0.2")
+    assert _msn(*run) == 0
+    record = json.loads((tmp_path / f"out/01_a/quick-seed0-{hashed}/record.json").read_text())
+    assert (record["configuration"]["density"], record["run"]["overrides"]) == (0.2, {"density": 0.2})
+    assert "| density=0.2 | mnist | multitask | accuracy (%) |       90.00 |" in capsys.readouterr().out
+
+
+def test_a_run_that_takes_too_long_fails_and_keeps_the_earlier_result(tmp_path, capsys):
+    _write(tmp_path / "notebooks", "01_slow", "import time", "time.sleep(600)")
+    earlier = tmp_path / "out/01_slow/quick-seed0/record.json"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("{}")
+    run = ("run", "--notebooks", tmp_path / "notebooks", "--out", tmp_path / "out")
+    start = time.monotonic()
+    assert _msn(*run, "--timeout", 1) == 1
+    assert time.monotonic() - start < 60
+    left = tmp_path / "out/01_slow/quick-seed0.failed"
+    assert capsys.readouterr().err == (
+        f"msn: 01_slow quick seed 0 failed: not finished after 1 s (what is left: {left})\n"
+    )
+    assert earlier.read_text() == "{}" and (left / "log.txt").is_file()
+
+
+def test_ctrl_c_kills_the_kernels_and_leaves_nothing(tmp_path):
+    pid = tmp_path / "pid"
+    code = f"import os, pathlib, time\npathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\ntime.sleep(600)"
+    _write(tmp_path / "notebooks", "01_slow", code)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    command = f"{PACKAGE}\nfrom msnlib.cli import main\nsys.exit(main(['run', '--out', 'out']))"
+    msn = subprocess.Popen(
+        [sys.executable, "-c", command],
+        cwd=tmp_path,
+        env=os.environ | {"TMPDIR": str(temporary)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (pid.exists() and pid.read_text()) and msn.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    msn.send_signal(signal.SIGINT)
+    assert msn.communicate(timeout=30)[1] == "msn: interrupted; finished runs are kept\n"
+    assert msn.returncode == 130
+    assert _ended(int(pid.read_text()))
+    assert list((tmp_path / "out").iterdir()) == []
+    assert [path for path in temporary.iterdir() if path.name.startswith("msn-")] == []
