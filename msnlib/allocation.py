@@ -80,7 +80,8 @@ def allocate(
 
     Of a tensor with n entries the task gets exactly ``max(1, round(density * n))``, weights and biases apart; of
     equally salient entries those with the lower flat index. Entries are scored on freshly initialised values in a
-    network that holds the task on *all* free entries. Later the chosen ones are all the task has.
+    network that holds the task on *all* free entries. With ``init="he"`` the chosen ones are then drawn anew, on their
+    kept fan-in; the other inits keep the values that were scored.
 
     Args:
         net: any module with masked layers.
@@ -88,7 +89,8 @@ def allocate(
         density: share of entries to keep, 0 < density <= 1; ``"free"`` takes every free entry, to be
             trained and then cut by :func:`prune`.
         method: the saliency. ``"gradient"``: abs(dL/dw), the paper's. ``"snip"``: abs(w dL/dw) (Lee et al. 2019).
-            ``"magnitude"``: abs(w). ``"random"``: uniform.
+            ``"magnitude"``: abs(w), on untrained ``"he"`` values a random choice: use ``density="free"``, train and
+            :func:`prune`. ``"random"``: uniform.
         batches: pairs (x, y) the gradient is taken on; for ``"gradient"`` and ``"snip"`` only.
         loss: ``loss(prediction, y)`` -> mean over the batch, likewise.
         reads: ``"none"``, the paper's: a task sees its own entries alone. ``"all"``: it also uses the entries of

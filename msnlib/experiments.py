@@ -75,7 +75,7 @@ def allocation_table(net: nn.Module) -> pd.DataFrame:
 
 
 def idle_units(net: nn.Module) -> pd.DataFrame:
-    """A row per weight of the trunk: its units, and for each task those that keep no input and so never change."""
+    """A row per weight of the trunk: its units, and for each task those that keep no input and so send a constant."""
     rows = {}
     for name, tensor in shared_tensors(net).items():
         if len(tensor.shape) > 1 and len(tensor) == len(tasks(net)):

@@ -74,21 +74,25 @@ def learning_curves(histories: Mapping[str, Sequence[History]], rule: str) -> No
     figure.tight_layout()
 
 
-def owners(maps: Mapping[str, Tensor], names: Sequence[str], corner: int | None = None, letters: bool = False) -> None:
+def owners(maps: Mapping[str, Tensor], names: Sequence[str], window: int | None = None, letters: bool = False) -> None:
     """Who owns which entry: white is free, darker shades are later tasks.
 
     Args:
         maps: name of parameter -> (rows, columns) owner numbers, from :func:`~msnlib.owner_map`.
         names: the tasks, in order.
-        corner: draw only so many rows and columns.
+        window: draw only so many rows and columns, from the middle.
         letters: write the owner's number into each entry.
     """
     figure, axes = plt.subplots(1, len(maps), figsize=(min(3.4 * len(maps), 13), 3.6), squeeze=False)
     shades = ListedColormap([str(1 - 0.85 * k / max(len(names), 1)) for k in range(len(names) + 1)])
     norm = BoundaryNorm([k - 0.5 for k in range(len(names) + 2)], shades.N)
     for ax, (title, owner) in zip(axes[0], maps.items(), strict=True):
-        shown = owner.cpu()[:corner, :corner]
-        ax.imshow(shown, cmap=shades, norm=norm, interpolation="nearest", aspect="auto" if corner is None else "equal")
+        top, left = ((n - window) // 2 if window and n > window else 0 for n in owner.shape)
+        shown = owner.cpu()[top:, left:][:window, :window]
+        extent = (left - 0.5, left + shown.shape[1] - 0.5, top + len(shown) - 0.5, top - 0.5)
+        ax.imshow(
+            shown, cmap=shades, norm=norm, interpolation="nearest", extent=extent, aspect="equal" if window else "auto"
+        )
         ax.set(title=title, xlabel="input", ylabel="unit")
         ax.grid(False)
         if letters:

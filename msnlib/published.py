@@ -1,8 +1,8 @@
 """What the paper's authors got.
 
-"Published" means recomputed from the confusion matrices in the output files the authors released
-(github AISquaredInc/MultitaskNetworkExperiments), not taken from the paper's printed tables. Each figure is one run,
-without a seed. Accuracies are in %; Boston's squared error is on min-max scaled prices.
+"Published" means from the output files the authors released (github AISquaredInc/MultitaskNetworkExperiments), not from
+the paper's printed tables: accuracies (in %) are recomputed from the confusion matrices, squared errors (on min-max
+scaled prices) are printed there. Each figure is one run, without a seed.
 """
 
 import pandas as pd

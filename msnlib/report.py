@@ -16,7 +16,7 @@ REPORT_COLUMNS = (
     *("mean", "min", "max", "sd", "seeds", "published", "difference"),
 )
 _NOTE = (
-    '"published" is recomputed from the confusion matrices the paper\'s authors released; each is one run. '
+    '"published" is from the outputs the paper\'s authors released, accuracies recomputed; each is one run. '
     "The quick profile uses other data, so it has no published figures. sd is the sample standard deviation over seeds."
 )
 

@@ -118,7 +118,8 @@ def fit(
     """Train tasks in parallel: in every step each of them takes one batch of its own data.
 
     Each task has its own optimizer over its own :func:`~msnlib.task_parameters`, and a batch order of its own from
-    the seed and its name. So what a task learns does not depend on what is trained beside it.
+    the seed and its name. So, given the batch size and the steps of an epoch (the group's), what a task learns does
+    not depend on what is trained beside it.
 
     Args:
         net: holds the tasks already (see :func:`~msnlib.allocate`).
@@ -291,7 +292,9 @@ def fit_sequence(
     Args:
         net: holds none of the tasks yet; stems and heads of a task it does not declare are added in its phase.
         tasks: the phases in order; a phase is one task or several that are trained in parallel.
-        density, method, reads, init: as for :func:`~msnlib.allocate`.
+        density, method, init: as for :func:`~msnlib.allocate`.
+        reads: likewise; the first phase has nothing earlier to read. With ``"all"`` a later phase must be one task,
+            as two would freeze each other.
         sample: training examples to score on; None takes all.
         seed: of allocation and batch order; None takes the run's.
         fitting: passed to :func:`fit`.
@@ -305,7 +308,7 @@ def fit_sequence(
     learned: dict[str, tuple[Task, Tensor]] = {}
     for phase in phases:
         for task in phase:
-            add_and_allocate(net, task, density, method, reads, init, sample, seed)
+            add_and_allocate(net, task, density, method, reads if learned else "none", init, sample, seed)
         label, seen = " + ".join(task.name for task in phase), [t for t, _ in learned.values()] + phase
         rows[f"before {label}"] = scores(net, seen)
         histories.append(fit(net, phase, seed=seed, **fitting))
