@@ -29,6 +29,7 @@ from msnlib.layers import (
     shared_tensors,
     tasks,
     using,
+    walk,
 )
 from msnlib.seeding import stream
 
@@ -104,7 +105,8 @@ def allocate(
 
     Raises:
         CapacityError: a tensor has too few free entries.
-        ValueError: any other unusable argument, a NaN score, a layer that tasks cannot share.
+        ValueError: any other unusable argument, a NaN score, a task without a stem or head of its own where others
+            have one, a layer that tasks cannot share.
         In every case no layer has changed.
 
     Warns:
@@ -124,6 +126,7 @@ def allocate(
         check_density(density)
         _check_saliency(method, batches, loss)
     _check_isolated(net)
+    _check_declared(net, task)
     tensors = shared_tensors(net, task)
     if not tensors:
         raise ValueError("the network has no masked layers to allocate from")
@@ -323,6 +326,13 @@ def _check_capacity(tensors: dict[str, SharedTensor], density: float | str) -> N
         asked = 1 if density == "free" else entries(tensor.numel(), density)
         if asked > free:
             raise CapacityError(name, asked, free, tensor.numel())
+
+
+def _check_declared(net: nn.Module, task: str) -> None:
+    """Refuse a task that could not run: some part that every task has its own of holds none for it."""
+    for name, module, _ in walk(net, task):
+        if isinstance(module, PerTask) and task not in module:
+            raise ValueError(f"{name}: nothing declared for task {task!r}, only for: {', '.join(module) or 'none'}")
 
 
 def _check_isolated(net: nn.Module) -> None:

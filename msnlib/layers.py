@@ -259,7 +259,7 @@ def using(net: nn.Module, task: str) -> Iterator[nn.Module]:
 
 def shared_tensors(net: nn.Module, task: str | None = None) -> dict[str, SharedTensor]:
     """Name of parameter -> shared tensor, in the module's order; only those ``task`` can reach, if one is named."""
-    return {name: module for name, module, _ in _walk(net, task) if isinstance(module, SharedTensor)}
+    return {name: module for name, module, _ in walk(net, task) if isinstance(module, SharedTensor)}
 
 
 def tasks(net: nn.Module) -> list[str]:
@@ -271,7 +271,8 @@ def tasks(net: nn.Module) -> list[str]:
 def task_parameters(net: nn.Module, task: str) -> list[nn.Parameter]:
     """What this task trains, and nothing else: the values it owns and the parameters of its own stem and head.
 
-    Give these to an optimizer. Allocating, pruning and loading make new parameters, so make the optimizer after.
+    Give these, not ``net.parameters()``, to an optimizer: one that holds other tasks' values moves them once their
+    gradients are zeros instead of None. Allocating, pruning and loading make new parameters: make it after those.
 
     Raises:
         ValueError: the network holds no such task.
@@ -280,7 +281,7 @@ def task_parameters(net: nn.Module, task: str) -> list[nn.Parameter]:
     check_known(net, task)
     check_not_read(net, task, "trained")
     found: list[nn.Parameter] = []
-    for _, module, private in _walk(net, task):
+    for _, module, private in walk(net, task):
         if isinstance(module, SharedTensor):
             found += [module[task].values] if task in module else []
         elif private:
@@ -354,7 +355,7 @@ def check_name(task: str) -> None:
         raise ValueError(f"task name {task!r} is taken by an attribute of torch modules; choose another")
 
 
-def _walk(
+def walk(
     net: nn.Module, task: str | None, name: str = "", private: bool = False, seen: set[int] | None = None
 ) -> Iterator[tuple[str, nn.Module, bool]]:
     """Modules (name, module, belongs to one task alone), each once; with a task, without other tasks' branches."""
@@ -369,4 +370,4 @@ def _walk(
     for child_name, child in net.named_children():
         if not owned or task is None or child_name == task:
             path = f"{name}.{child_name}" if name else child_name
-            yield from _walk(child, task, path, private or owned, seen)
+            yield from walk(child, task, path, private or owned, seen)

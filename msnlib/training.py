@@ -141,10 +141,7 @@ def fit(
     rules = [stopping] if isinstance(stopping, Stopping) else list(stopping)
     if not group or not rules:
         raise ValueError("fit needs at least one task and one stopping rule")
-    if epochs < 1 or not 0 < learning_rate < math.inf:
-        raise ValueError(f"epochs {epochs} must be at least 1 and learning_rate {learning_rate} above 0")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size {batch_size} must be at least 1")
+    _check_schedule(epochs, learning_rate, batch_size)
     parameters = {task.name: task_parameters(net, task.name) for task in group}
     if len(parameters) < len(group):
         raise ValueError(f"a task is given more than once: {', '.join(task.name for task in group)}")
@@ -181,6 +178,13 @@ def fit(
     history = History(pd.DataFrame(rows), best, parameters, checkpoints)
     history.use(rules[0])
     return history
+
+
+def _check_schedule(epochs: int = 1, learning_rate: float = 1.0, batch_size: int | None = None, **_: Any) -> None:
+    if epochs < 1 or not 0 < learning_rate < math.inf:
+        raise ValueError(f"epochs {epochs} must be at least 1 and learning_rate {learning_rate} above 0")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size {batch_size} must be at least 1")
 
 
 def _epoch(
@@ -302,6 +306,7 @@ def fit_sequence(
     Raises:
         As :func:`~msnlib.allocate` and :func:`fit`.
     """
+    _check_schedule(**fitting)
     phases = [[phase] if isinstance(phase, Task) else list(phase) for phase in tasks]
     rows: dict[str, dict[str, float]] = {}
     histories: list[History] = []
