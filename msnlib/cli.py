@@ -1,4 +1,4 @@
-"""The command ``msn``: list the notebooks, run them, report the results."""
+"""The command ``msn``: list the notebooks, run them, report the results; and the problem sets of a course."""
 
 import argparse
 import signal
@@ -63,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("course", parents=[notebooks], help="release, grade and answer the problem sets")
     command.add_argument("step", choices=("release", "grade", "feedback"), help="in this order; grade with nbgrader")
     command.add_argument("folder", type=Path, metavar="DIR", help="the lecturer's folder")
-    command.add_argument("--timeout", type=_at_least_one, metavar="SECONDS", help="grade: interrupt a longer cell (120)")
+    command.add_argument(
+        "--timeout", type=_at_least_one, metavar="SECONDS", help="grade: interrupt a longer cell (120)"
+    )
     command.add_argument("--force", action="store_true", help="grade: also what is graded and has not changed")
     command.set_defaults(function=_course)
     return parser

@@ -1,21 +1,26 @@
 """Problem sets in a folder of the lecturer's: released, graded and answered through nbgrader's API.
 
-The folder has nbgrader's layout: ``source`` (with solutions), ``release`` (for students), ``submitted/<student>/<name>``,
-``autograded``, ``feedback``, ``gradebook.db``. ``autograded`` holds what the last grading could grade, nothing else.
+The folder has nbgrader's layout: ``source`` (with solutions), ``release`` (for students), ``submitted``, ``autograded``
+and ``feedback`` with ``<student>/<assignment>`` in them, ``gradebook.db``. ``autograded`` holds what the last grading
+could grade, nothing else.
 """
 
 import csv
+import json
 import os
 import re
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from msnlib.parameters import ParameterError, read_notebook
+from msnlib.records import digest, write_json
 from msnlib.runner import UsageError
 
 CONFIG = """\
@@ -25,6 +30,7 @@ c.CourseDirectory.course_id = "msnlib"
 c.Execute.timeout = 120  # seconds a cell may take; `msn course grade --timeout` overrides it
 c.OverwriteCells.add_missing_cells = True  # a test cell that a student deleted is put back
 """
+_STAMPS = ".graded.json"
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ def release(folder: Path, sources: Path) -> Iterator[Outcome]:
             shutil.copytree(Path(sources) / name, own / name, ignore=shutil.ignore_patterns(".*"))
     api = _api(folder)
     for name in _problem_sets(own):
-        error = _error(api.generate_assignment(name))
+        error = _error(api.generate_assignment, name)
         if error:
             yield Outcome(name, "", error, failed=True)
         else:
@@ -81,12 +87,11 @@ def grade(folder: Path, timeout: int | None = None, force: bool = False) -> Iter
     submissions = _submissions(folder, "submitted")
     api = _api(folder, timeout)
     failures = {}
-    with _quiet_kernels():
-        for student, name in submissions:
-            outcome = _grade_one(api, folder, student, name, force)
-            if outcome.failed:
-                failures[student, name] = outcome.note
-            yield outcome
+    for student, name in submissions:
+        outcome = _grade_one(api, folder, student, name, force)
+        if outcome.failed:
+            failures[student, name] = outcome.note
+        yield outcome
     _write_grades(api, folder, failures)
 
 
@@ -99,24 +104,34 @@ def feedback(folder: Path) -> Iterator[Outcome]:
     graded = _submissions(folder, "autograded")
     api = _api(folder)
     for student, name in graded:
-        error = _error(api.generate_feedback(name, student))
+        error = _error(api.generate_feedback, name, student)
+        for page in (folder / "feedback" / student / name).glob("*.html"):
+            _name_cells(page)
         yield Outcome(name, student, error or f"feedback/{student}/{name}/{name}.html", failed=bool(error))
     _write_grades(api, folder, {})
 
 
+def _name_cells(page: Path) -> None:
+    """Say in the list at the top of a page which test each line is about; nbgrader calls all of them "Test cell"."""
+    text = page.read_text(encoding="utf-8")
+    page.write_text(re.sub(r'(<a href="#([\w-]+)">)Test cell<', r"\1Test cell \2<", text), encoding="utf-8")
+
+
 def _grade_one(api: Any, folder: Path, student: str, name: str, force: bool) -> Outcome:
-    submitted = folder / "submitted" / student / name / f"{name}.ipynb"
+    submitted, source = _paths(folder, student, name)
     graded = folder / "autograded" / student / name / f"{name}.ipynb"
-    source = folder / "source" / name / f"{name}.ipynb"
     problem = _refusal(submitted, source)
     if problem:
         shutil.rmtree(graded.parent, ignore_errors=True)
         return Outcome(name, student, problem, failed=True)
-    if not force and graded.exists() and graded.stat().st_mtime > max(_changed(submitted), _changed(source)):
+    # Not by the files' times: what is unpacked from a platform's archive may be new and look old.
+    stamp, stamps = digest([path.read_text(encoding="utf-8") for path in (submitted, source)]), _stamps(folder)
+    if not force and graded.exists() and stamps.get(f"{student}/{name}") == stamp:
         return Outcome(name, student, "graded before (--force grades it again)")
-    error = _error(api.autograde(name, student))
+    error = _error(api.autograde, name, student)
     if error:
         return Outcome(name, student, error, failed=True)
+    write_json(folder / _STAMPS, stamps | {f"{student}/{name}": stamp})
     row = _row(api, student, name)
     note = f"{row['points']:g} of {row['maximum']:g} points"
     late = sum(
@@ -127,6 +142,11 @@ def _grade_one(api: Any, folder: Path, student: str, name: str, force: bool) -> 
     if late:
         note += f", {late} {'cell' if late == 1 else 'cells'} took too long"
     return Outcome(name, student, note + (", the rest by hand" if row["needs_manual_grading"] == "yes" else ""))
+
+
+def _paths(folder: Path, student: str, name: str) -> tuple[Path, Path]:
+    """Return where a submission is, and the problem set it belongs to."""
+    return folder / "submitted" / student / name / f"{name}.ipynb", folder / "source" / name / f"{name}.ipynb"
 
 
 def _refusal(submitted: Path, source: Path) -> str:
@@ -156,11 +176,11 @@ def _write_grades(api: Any, folder: Path, failures: Mapping[tuple[str, str], str
     rows = []
     graded = set(_submissions(folder, "autograded", required=False))
     for student, name in _submissions(folder, "submitted", required=False):
-        row = {"student": student, "assignment": name, "problem": failures.get((student, name), "")}
-        if (student, name) in graded and not row["problem"]:
+        row = {"student": student, "assignment": name}
+        if (student, name) in graded:
             row |= _row(api, student, name)
-        elif not row["problem"]:
-            row["problem"] = "not graded"
+        else:
+            row["problem"] = failures.get((student, name)) or _refusal(*_paths(folder, student, name)) or "not graded"
         rows.append(row)
     first = ["student", "assignment", "points", "maximum", "needs_manual_grading", "problem"]
     exercises = sorted({column for row in rows for column in row} - set(first), key=_natural)
@@ -190,8 +210,12 @@ def _natural(text: str) -> list[Any]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]
 
 
-def _changed(path: Path) -> float:
-    return path.stat().st_mtime
+def _stamps(folder: Path) -> dict[str, str]:
+    """Return student/assignment -> digest of the submission and the problem set it was graded with."""
+    try:
+        return json.loads((folder / _STAMPS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def _problem_sets(folder: Path) -> list[str]:
@@ -208,7 +232,9 @@ def _submissions(folder: Path, kind: str, required: bool = True) -> list[tuple[s
     found = sorted((path.parent.name, path.name) for path in (folder / kind).glob("[!.]*/[!.]*") if path.is_dir())
     if required and not found:
         step = "submitted/<student>/ps1/ps1.ipynb is where submissions go"
-        raise UsageError(f"nothing in {folder / kind}: {step if kind == 'submitted' else 'msn course grade comes first'}")
+        raise UsageError(
+            f"nothing in {folder / kind}: {step if kind == 'submitted' else 'msn course grade comes first'}"
+        )
     return found
 
 
@@ -233,31 +259,40 @@ def _api(folder: Path, timeout: int | None = None) -> Any:
             raise UsageError(f"{folder / 'nbgrader_config.py'}: {type(error).__name__}: {error}") from None
     config.CourseDirectory.root = str(root)
     config.Execute.extra_arguments = ["--HistoryManager.hist_file=:memory:", "--IPKernelApp.log_level=CRITICAL"]
+    config.Execute.iopub_timeout = 30  # nbgrader's 4 seconds fail whole submissions on a busy machine
     if timeout is not None:
         config.Execute.timeout = timeout
     return api(config=config)
 
 
-def _error(result: Mapping[str, Any]) -> str:
-    """Return the one line that says why a step of nbgrader failed, or nothing."""
+def _error(step: Callable[..., Mapping[str, Any]], *arguments: str) -> str:
+    """Run one of nbgrader's steps; return the line that says why it failed, or nothing."""
+    with _environment():
+        result = step(*arguments)
     if result["success"]:
         return ""
     error = result.get("error", "").strip().splitlines() or [""]
     if error[-1] == "KeyboardInterrupt":  # nbgrader catches it; nobody wants the next student graded then
         raise KeyboardInterrupt
     lines = [line.strip() for line in [*error, *result.get("log", "").splitlines()]]
-    raised = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Entry|Died|Interrupt)\w*(: |$)", line)]
+    raised = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Entry)\w*(: |$)", line)]
     own = [line for line in raised if not line.startswith("nbgrader.converters.base.NbGraderException")]
     return (own or raised or ["nbgrader failed"])[-1]
 
 
 @contextmanager
-def _quiet_kernels() -> Iterator[None]:
-    """Start kernels without the lecturer's start-up files, and with threads that do not spin while they wait."""
+def _environment() -> Iterator[None]:
+    """What nbgrader and its kernels need to see: this Python's commands first, no start-up files of the lecturer's."""
     before = dict(os.environ)
-    with tempfile.TemporaryDirectory(prefix="msn-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="msn-") as scratch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of SQLAlchemy and nbformat about nbgrader, of no use to a lecturer
         os.environ.pop("MPLBACKEND", None)
-        os.environ.update(IPYTHONDIR=scratch, OMP_WAIT_POLICY="PASSIVE", PYTHONHASHSEED="0")
+        os.environ.update(
+            PATH=os.pathsep.join([str(Path(sys.executable).parent), before.get("PATH", "")]),  # nbgrader calls alembic
+            IPYTHONDIR=scratch,
+            OMP_WAIT_POLICY="PASSIVE",  # threads that spin while they wait starve everything beside them
+            PYTHONHASHSEED="0",
+        )
         try:
             yield
         finally:

@@ -121,7 +121,6 @@ def bars(run: Run) -> None:
                 continue
             metric, value = rows.loc[arm, "metric"], rows.loc[arm, "value"]
             ax.bar(place, value, color=str(0.85 - 0.15 * place), edgecolor="black", hatch=HATCHES[place % len(HATCHES)])
-            ax.annotate(format_value(metric, value), (place, value), ha="center", va="bottom", fontsize=10)
             published = published_value(run.experiment, name, arm, metric)
             if run.configuration["profile"] != "quick" and published is not None:
                 ax.hlines(published, place - 0.45, place + 0.45, color="black", linewidth=4)
@@ -133,6 +132,11 @@ def bars(run: Run) -> None:
             ax.set_ylim(math.floor(min(rows["value"]) / 5) * 5 - 5, 100)
         else:
             ax.margins(y=0.15)
+        for place, arm in enumerate(arms):
+            if arm in rows.index:  # at the foot of its bar, where no published line can cross it
+                text, foot = format_value(metric, rows.loc[arm, "value"]), (place, ax.get_ylim()[0])
+                box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+                ax.annotate(text, foot, (0, 6), textcoords="offset points", ha="center", fontsize=9, bbox=box)
     figure.tight_layout()
 
 
@@ -153,7 +157,7 @@ def results(records: pd.DataFrame) -> Figure:
             ax.plot(values, [place] * len(values), "o", color="0.35", alpha=0.7, label="one seed")
             published = published_value(experiment, task, arm, metric)
             if published is not None:
-                ax.plot(published, place, "D", color="white", markeredgecolor="black", markersize=9, label="published")
+                ax.plot(published, place, "D", color="none", markeredgecolor="black", markersize=9, label="published")
         ax.set(title=f"{experiment}: {task}", xlabel="accuracy in %" if metric == "accuracy" else "squared error")
         ax.set_yticks(range(len(arms)), arms)
         ax.set_ylim(len(arms) - 0.5, -0.5)
