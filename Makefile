@@ -8,7 +8,7 @@ PYTHON ?= python3
 UV_VERSION := 0.13.9
 VENV := .venv
 INSTALLED := $(VENV)/.installed
-UV := $(VENV)/bin/uv
+UV := $(VENV)/bin/uv --system-certs
 JOBS ?= 2
 
 .PHONY: help environment test reproduce report notebooks lint lock
