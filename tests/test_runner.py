@@ -367,6 +367,8 @@ def test_ctrl_c_kills_the_kernels_and_leaves_nothing(tmp_path):
         env=os.environ | {"TMPDIR": str(temporary)},
         stderr=subprocess.PIPE,
         text=True,
+        # a test run in the background may have been started with Ctrl-C ignored, which children inherit
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not (pid.exists() and pid.read_text()) and msn.poll() is None and time.monotonic() < deadline:
