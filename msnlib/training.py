@@ -313,7 +313,10 @@ def fit_sequence(
     learned: dict[str, tuple[Task, Tensor]] = {}
     for phase in phases:
         for task in phase:
-            add_and_allocate(net, task, density, method, reads if learned else "none", init, sample, seed)
+            if task.name not in getattr(net, "declared", {task.name}):
+                net.add_task(task.name, task.inputs, task.outputs, task.vocabulary)
+            sampled, earlier = task.batches("train", limit=sample), reads if learned else "none"
+            allocate(net, task.name, density, method, sampled, task.loss, earlier, init, seed)
         label, seen = " + ".join(task.name for task in phase), [t for t, _ in learned.values()] + phase
         rows[f"before {label}"] = scores(net, seen)
         histories.append(fit(net, phase, seed=seed, **fitting))
@@ -327,26 +330,6 @@ def fit_sequence(
         forgetting[name] = float(-lost if task.metric == "mse" else lost) + 0.0  # no negative zero
         moved[name] = float((predict(net, task) - outputs).abs().max())
     return SequenceHistory(matrix, forgetting, moved, histories)
-
-
-def add_and_allocate(
-    net: nn.Module,
-    task: Task,
-    density: float,
-    method: str = "gradient",
-    reads: str = "none",
-    init: str = "he",
-    sample: int | None = None,
-    seed: int | None = None,
-) -> None:
-    """Declare the task if a builder's network does not know it yet, and allocate it on its own training data.
-
-    Arguments and errors as for :func:`~msnlib.allocate`; ``sample`` is the number of training examples to score on.
-    """
-    if task.name not in getattr(net, "declared", {task.name}):
-        net.add_task(task.name, task.inputs, task.outputs, task.vocabulary)
-    batches = task.batches("train", limit=sample)
-    allocate(net, task.name, density, method, batches, task.loss, reads, init, seed)
 
 
 def scores(net: nn.Module, group: Sequence[Task], split: str = "test") -> dict[str, float]:
