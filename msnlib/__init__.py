@@ -10,12 +10,13 @@ __version__ = "0.1.0"
 # Imported when first used: the command line should not wait seconds for torch to print its help.
 _HOME = {
     "allocation": ("CapacityError", "DeadOutputWarning", "OverlapWarning", "allocate", "prune"),
-    "data": ("DataError", "datasets", "load_task"),
+    "data": ("datasets", "load_task"),
     "layers": (
         *("FrozenTaskError", "MaskedConv2d", "MaskedLinear", "PerTask"),
         *("owner_map", "release", "task_parameters", "tasks", "using"),
     ),
-    "networks": ("MultitaskNetwork", "dense_network"),
+    "networks": ("MultitaskNetwork", "conv_network", "dense_network"),
+    "readers": ("DataError",),
     "seeding": ("seed_everything",),
     "storage": ("extract", "load", "save"),
     "task": ("Task",),

@@ -7,34 +7,24 @@ Every dataset has a fixed test part; 20 % of the rest, drawn by ``split_seed``, 
 
 from __future__ import annotations
 
-import hashlib
 import os
-import socket
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
-from io import StringIO
-from math import prod
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import Tensor
 
+from msnlib import readers
+from msnlib.readers import Arrays, Raw
 from msnlib.task import Task
 
-Arrays = tuple[np.ndarray, np.ndarray]
-Loader = Callable[[Path], tuple[Arrays, Arrays]]
+Loader = Callable[[Path], Raw]
 Encoder = Callable[[np.ndarray], Callable[[np.ndarray], Tensor]]
-
-DOWNLOAD_TIMEOUT = 5.0  # seconds without an answer, for each address of each mirror
-
-
-class DataError(RuntimeError):
-    """Data that is missing or damaged. The message is one line: what, where, and what to do about it."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +34,8 @@ class Dataset:
     Attributes:
         name: what :func:`load_task` calls it.
         description: one line: what it is and where it comes from.
-        load: from the root folder to unscaled arrays ``((x, y), (x_test, y_test))``, y of shape (N,). Integer y
-            holds class labels, by which the splits are stratified.
+        load: from the root folder to unscaled arrays. Integer y holds class labels, by which the splits are
+            stratified.
         kind: the task's kind, see :class:`~msnlib.task.Task`; it says how y is encoded.
         encode_x: given the training x, returns the function that turns the x of any part into a tensor.
         outputs, batch_size, vocabulary: see :class:`~msnlib.task.Task`.
@@ -98,15 +88,16 @@ def load_task(name: str, limit: int | None = None, split_seed: int = 0, root: st
         raise ValueError(f"split_seed must be an integer from 0 to 2**32 - 1, not {split_seed!r}")
     dataset = _REGISTRY[name]
     root = Path(root or os.environ.get("MSNLIB_DATA") or "~/.cache/msnlib").expanduser()
-    (x, y), (x_test, y_test) = dataset.load(root)
+    (x, y), (x_test, y_test), source = dataset.load(root)
     train, valid = _hold_out(y, split_seed, limit)
     parts = {"train": (x[train], y[train]), "valid": (x[valid], y[valid]), "test": (x_test[:limit], y_test[:limit])}
     encode_x = dataset.encode_x(parts["train"][0])
     encode_y = _ENCODE_Y[dataset.kind](parts["train"][1])
-    copied = ("name", "kind", "outputs", "batch_size", "vocabulary", "description")
+    copied = ("name", "kind", "outputs", "batch_size", "vocabulary")
     return Task(
         **{attribute: getattr(dataset, attribute) for attribute in copied},
         **{part: (encode_x(a), encode_y(b)) for part, (a, b) in parts.items()},
+        description="; ".join(filter(None, (dataset.description, source))),
     )
 
 
@@ -155,121 +146,16 @@ _ENCODE_Y: dict[str, Encoder] = {
     "regression": _min_max,
 }
 
-# Loaders: from the root folder to unscaled arrays ((x, y), (x_test, y_test)).
-
-_IDX_SHAPES = {
-    "train-images-idx3-ubyte": (60_000, 28, 28),
-    "train-labels-idx1-ubyte": (60_000,),
-    "t10k-images-idx3-ubyte": (10_000, 28, 28),
-    "t10k-labels-idx1-ubyte": (10_000,),
-}
-_IDX_MD5 = {  # of the unpacked files, in the order above; torchvision checks only the archives
-    "MNIST": (
-        *("6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624"),
-        *("2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637"),
-    ),
-    "FashionMNIST": (
-        *("f4a8712d7a061bf5bd6d2ca38dc4d50a", "9018921c3c673c538a1fc5bad174d6f9"),
-        *("8181f5470baa50b63fa0f6fddb340f0a", "15d484375f8d13e6eb1aabb0c3f46965"),
-    ),
-}
-
-
-def _idx(dataset: str) -> Loader:
-    """Loader of torchvision's dataset of this name, downloaded when one of its files is absent."""
-
-    def load(root: Path) -> tuple[Arrays, Arrays]:
-        folder = root / dataset / "raw"
-        arrays, reason = _read_present(dataset, folder), ""
-        if len(arrays) < len(_IDX_SHAPES):
-            reason = _download(dataset, root)
-            arrays = _read_present(dataset, folder)
-        if absent := [name for name in _IDX_SHAPES if name not in arrays]:
-            raise DataError(
-                f"{dataset}: {', '.join(absent)} not found in {folder} and not downloaded: go online, or set "
-                f"MSNLIB_DATA to a folder that holds {dataset}/raw with the four unpacked files ({reason})"
-            )
-        x, y, x_test, y_test = arrays.values()
-        return (x, y), (x_test, y_test)
-
-    return load
-
-
-def _read_present(dataset: str, folder: Path) -> dict[str, np.ndarray]:
-    """Those of the idx files that are in the folder, each of them checked."""
-    files = zip(_IDX_SHAPES.items(), _IDX_MD5[dataset], strict=True)
-    return {n: _read_idx(folder / n, shape, md5) for (n, shape), md5 in files if (folder / n).is_file()}
-
-
-def _read_idx(path: Path, shape: tuple[int, ...], md5: str) -> np.ndarray:
-    # Not torchvision's reader: it checks less, and would prefer an old processed/*.pt beside the folder.
-    try:
-        content = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    header = bytes((0, 0, 8, len(shape))) + b"".join(n.to_bytes(4, "big") for n in shape)  # 8: unsigned bytes
-    size, start = len(header) + prod(shape), content[: len(header)].tobytes()
-    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if (len(content), start, digest) == (size, header, md5):
-        return content[len(header) :].reshape(shape)
-    if len(content) != size:
-        fault = f"found {len(content)} bytes, expected {size}"
-    elif start != header:
-        fault = f"found header {start.hex()}, expected {header.hex()} for unsigned bytes of shape {shape}"
-    else:
-        fault = f"found MD5 {digest}, expected {md5}"
-    raise DataError(f"{path}: damaged: {fault}; delete the file to have it downloaded again")
-
-
-def _download(dataset: str, root: Path) -> str:
-    """Lets torchvision download into the root, without its progress bars. Returns what it said, in one line."""
-    import torchvision.datasets  # slow to import, and needed for a first download only
-
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torchvision sets none and may wait for minutes
-    try:
-        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            getattr(torchvision.datasets, dataset)(root, download=True)
-    except Exception as error:  # whatever it is: what counts is which files are there now
-        return " ".join(f"{type(error).__name__}: {error}".split())
-    finally:
-        socket.setdefaulttimeout(timeout)
-    return "torchvision reported no error"
-
-
-def _boston(root: Path) -> tuple[Arrays, Arrays]:
-    """Boston housing in the split of Keras's ``boston_housing``, which the paper's authors used: 404 and 102 rows."""
-    path = root / "boston" / "BostonHousing.csv"
-    if not path.is_file():
-        raise DataError(
-            f"{path} not found: put the Boston housing CSV there (506 rows, 13 columns and then medv, e.g. "
-            "BostonHousing of the R package mlbench), or set MSNLIB_DATA to the folder that holds boston/; it is not "
-            "downloaded"
-        )
-    try:
-        frame = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as CSV: {' '.join(str(error).split())}") from None
-    values = frame.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
-    bad = int((~np.isfinite(values)).sum())
-    if values.shape != (506, 14) or frame.columns[-1] != "medv" or bad:
-        raise DataError(
-            f"{path}: damaged: found {len(values)} rows x {values.shape[1]} columns, the last {frame.columns[-1]!r}, "
-            f"{bad} cells missing or not numeric; expected 506 rows x 14 numeric columns, the last 'medv'"
-        )
-    order = np.arange(506)
-    np.random.RandomState(113).shuffle(order)
-    rest, test = values[order[:404]], values[order[404:]]
-    return (rest[:, :-1], rest[:, -1]), (test[:, :-1], test[:, -1])
+# Loaders of what scikit-learn brings.
 
 
 def _bundled(load: Callable[..., Arrays], **options: bool) -> Loader:
     """Loader of a scikit-learn dataset; its test part is the same 20 % whatever the split seed."""
 
-    def split(_: Path) -> tuple[Arrays, Arrays]:
+    def split(_: Path) -> Raw:
         x, y = load(return_X_y=True, **options)
         rest, test = _hold_out(y, seed=0)
-        return (x[rest], y[rest]), (x[test], y[test])
+        return Raw((x[rest], y[rest]), (x[test], y[test]))
 
     return split
 
@@ -286,9 +172,16 @@ _TRACTS = "506 tracts, median home value, Keras's test split; column b encodes r
 _MASSES = "569 breast masses, malignant 0 or benign 1 (UCI, scikit-learn)"
 _PATIENTS = "442 patients, disease progression after a year (Efron et al. 2004, scikit-learn)"
 _ROWS = (
-    Dataset("mnist", "60,000 + 10,000 handwritten digits, 28 x 28 (torchvision)", _idx("MNIST"), **_MNIST),
-    Dataset("fashion", "60,000 + 10,000 Zalando garments, 28 x 28 (torchvision)", _idx("FashionMNIST"), **_MNIST),
-    Dataset("boston", _TRACTS, _boston, "regression", _min_max, bundled=False),
+    Dataset(
+        "mnist", "60,000 + 10,000 handwritten digits, 28 x 28 (torchvision)", partial(readers.idx, "MNIST"), **_MNIST
+    ),
+    Dataset(
+        "fashion",
+        "60,000 + 10,000 Zalando garments, 28 x 28 (torchvision)",
+        partial(readers.idx, "FashionMNIST"),
+        **_MNIST,
+    ),
+    Dataset("boston", _TRACTS, readers.boston, "regression", _min_max, bundled=False),
     Dataset("digits", "1,797 digits, 8 x 8 (UCI, scikit-learn)", _bundled(_digits, permuted=False), **_DIGITS),
     Dataset("digits_permuted", "digits, one fixed pixel permutation", _bundled(_digits, permuted=True), **_DIGITS),
     Dataset("breast_cancer", _MASSES, _bundled(load_breast_cancer), "binary", _standard),

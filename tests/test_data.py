@@ -14,8 +14,9 @@ import pytest
 import torch
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
 
-from msnlib import data
-from msnlib.data import DataError, datasets, load_task
+from msnlib import readers
+from msnlib.data import datasets, load_task
+from msnlib.readers import DataError
 from msnlib.task import SPLITS
 
 BUNDLED = {  # name: kind, outputs, batch size, shape of x, sizes of the three parts
@@ -356,10 +357,10 @@ def small(tmp_path, monkeypatch):
     for name, content in idx_files().items():
         (folder / name).write_bytes(content)
     n = {"train": 50, "t10k": 10}
-    shapes = {name: (n[name.split("-")[0]], *shape[1:]) for name, shape in data._IDX_SHAPES.items()}
-    monkeypatch.setattr(data, "_IDX_SHAPES", shapes)
+    shapes = {name: (n[name.split("-")[0]], *shape[1:]) for name, shape in readers._IDX_SHAPES.items()}
+    monkeypatch.setattr(readers, "_IDX_SHAPES", shapes)
     digests = tuple(hashlib.md5((folder / name).read_bytes()).hexdigest() for name in shapes)
-    monkeypatch.setitem(data._IDX_MD5, "MNIST", digests)
+    monkeypatch.setitem(readers._IDX_MD5, "MNIST", digests)
     return folder
 
 
@@ -453,7 +454,7 @@ def test_absent_images_are_downloaded_once_and_quietly(small, tmp_path, monkeypa
     fake_download(idx_files(), monkeypatch, seen)
     assert same(load_task("mnist", root=tmp_path / "new"), here)
     assert same(load_task("mnist", root=tmp_path / "new"), here)
-    assert seen == [data.DOWNLOAD_TIMEOUT] and socket.getdefaulttimeout() is None
+    assert seen == [readers.DOWNLOAD_TIMEOUT] and socket.getdefaulttimeout() is None
     assert capsys.readouterr() == ("", "")
 
 
