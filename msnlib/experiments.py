@@ -1,10 +1,11 @@
-"""What the experiment notebooks share: the control arm, the record of a trained arm, the table against the paper."""
+"""What the experiment notebooks share: the controls, the record of a trained arm, the table against the paper."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,17 @@ import pandas as pd
 import torch
 from torch import nn
 
-from msnlib.allocation import allocate
+from msnlib.allocation import entries
 from msnlib.layers import owner_map, shared_tensors, tasks
 from msnlib.networks import MultitaskNetwork
 from msnlib.published import published_value
 from msnlib.records import Run, read_records
 from msnlib.report import format_value
 from msnlib.task import Task
-from msnlib.training import History, Stopping, fit, scores
+from msnlib.training import History, Stopping, fit_sequence, scores
+
+Builder = Callable[..., MultitaskNetwork]
+CONTROLS = ("dedicated", "pruned", "small")
 
 
 def choose_device(device: str) -> torch.device:
@@ -36,16 +40,78 @@ def choose_device(device: str) -> torch.device:
 
 
 def dedicated(
-    build: Callable[[list[Task]], MultitaskNetwork], task: Task, device: torch.device | str = "cpu", **fitting: Any
+    build: Builder,
+    task: Task,
+    device: torch.device | str = "cpu",
+    density: float = 1.0,
+    method: str = "gradient",
+    sample: int | None = None,
+    **training: Any,
 ) -> tuple[MultitaskNetwork, History]:
-    """The control: a network of the task's own, from the same builder, in which the task owns every entry.
+    """A control: a network of the task's own, from the same builder; at density 1 the task owns every entry.
 
     Returns:
-        The network and its training; ``fitting`` is passed to :func:`~msnlib.fit`.
+        The network and its training; ``training`` is passed to :func:`~msnlib.fit`, the rest to
+        :func:`~msnlib.fit_sequence`.
     """
     net = build([task]).to(device)
-    allocate(net, task.name, density=1.0, method="random")
-    return net, fit(net, task, **fitting)
+    method = method if density < 1 else "random"  # where every entry is kept, scores decide nothing
+    return net, fit_sequence(net, [task], density, method, sample=sample, **training).histories[0]
+
+
+def narrow(build: Builder, task: Task, density: float) -> Builder:
+    """The same builder with fewer units: its dense network has the size of a subnetwork of this density.
+
+    The largest with at most as many weights and biases as a task of this density owns (or the smallest there is).
+
+    Args:
+        build: takes ``scale``, as :func:`~msnlib.dense_network` and :func:`~msnlib.conv_network` do.
+        task: whose input and output the network has.
+        density: of the subnetwork.
+    """
+    budget = sum(entries(tensor.numel(), density) for tensor in shared_tensors(build([task])).values())
+    low, high = 0.0, 1.0
+    for _ in range(12):  # to within a unit of 1000
+        middle = (low + high) / 2
+        size = sum(tensor.numel() for tensor in shared_tensors(build([task], scale=middle)).values())
+        low, high = (middle, high) if size <= budget else (low, middle)
+    return partial(build, scale=low or high)
+
+
+def controls(
+    run: Run,
+    build: Builder,
+    group: Sequence[Task],
+    density: float,
+    rules: Sequence[Stopping],
+    device: torch.device | str = "cpu",
+    method: str = "gradient",
+    sample: int | None = None,
+    arms: Sequence[str] = CONTROLS,
+    **training: Any,
+) -> dict[str, list[History]]:
+    """Train and record what a subnetwork must be compared with: each task alone, in networks of its own.
+
+    ``dedicated``: the whole network. ``pruned``: the same, cut to the subnetwork's density and scored as it is.
+    ``small``: a dense network with as many weights (:func:`narrow`). Initial noise, batches and stopping rules are the
+    same in all.
+
+    Returns:
+        Arm -> a training per task.
+    """
+    training = {**training, "device": device, "stopping": rules}
+    recipes: dict[str, Callable[[Task], tuple[MultitaskNetwork, History]]] = {
+        "dedicated": lambda task: dedicated(build, task, **training),
+        "pruned": lambda task: dedicated(build, task, density=density, method=method, sample=sample, **training),
+        "small": lambda task: dedicated(narrow(build, task, density), task, **training),
+    }
+    found: dict[str, list[History]] = {arm: [] for arm in arms}
+    for task in group:
+        for arm in arms:
+            net, history = recipes[arm](task)
+            record(run, net, history, task, arm, rules)
+            found[arm].append(history)
+    return found
 
 
 def record(
@@ -56,6 +122,7 @@ def record(
     The first rule's results stand under ``arm``, the others' under ``"arm, rule"``; the net is left at the first rule.
     """
     group = [group] if isinstance(group, Task) else group
+    run.data |= {task.name: task.description for task in group}
     for rule in rules:
         history.use(rule)
         name = arm if rule is rules[0] else f"{arm}, {rule.name}"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from msnlib.layers import MaskedLinear, PerTask, check_name, shared_tensors, using
+from msnlib.layers import MaskedConv2d, MaskedLinear, PerTask, check_name, shared_tensors, using
 from msnlib.seeding import stream
 from msnlib.task import Task
 
@@ -22,13 +22,20 @@ class MultitaskNetwork(nn.Module):
     """Stem of the task -> shared trunk -> head of the task.
 
     Args:
-        trunk: module with masked layers that all tasks share, (N, inputs) -> (N, features).
-        inputs, features: widths at the trunk's two ends.
+        trunk: module with masked layers that all tasks share, (N, \\*inputs) -> (N, features).
+        inputs: what the trunk takes: a width, or (channels, height, width) for images.
+        features: width of what it gives.
         config: how a builder made the network; :func:`~msnlib.save` stores it and :func:`~msnlib.load` rebuilds
             from it. None for a hand-made trunk.
     """
 
-    def __init__(self, trunk: nn.Module, inputs: int, features: int, config: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        trunk: nn.Module,
+        inputs: int | tuple[int, int, int],
+        features: int,
+        config: dict[str, Any] | None = None,
+    ):
         super().__init__()
         self.stems, self.trunk, self.heads = PerTask(), trunk, PerTask()
         self.inputs, self.features = inputs, features
@@ -38,8 +45,9 @@ class MultitaskNetwork(nn.Module):
     def add_task(self, name: str, inputs: Iterable[int], outputs: int, vocabulary: int | None = None) -> None:
         """Declare a task's input and output; its entries come later, from :func:`~msnlib.allocate`.
 
-        Inputs as wide as the trunk enter it as they are; others pass a masked layer of the task's own first. Word
-        indices are embedded in two dimensions each before that (the authors' E4).
+        Inputs of the trunk's size enter it as they are; others pass a masked layer of the task's own first, linear or,
+        for images with other channels, a 3x3 convolution. Word indices are embedded in two dimensions each before
+        that (the authors' E4).
 
         Args:
             name: the task.
@@ -48,7 +56,7 @@ class MultitaskNetwork(nn.Module):
             vocabulary: number of words, for int64 inputs of word indices.
 
         Raises:
-            ValueError: unusable or repeated name, sizes below 1.
+            ValueError: unusable or repeated name, sizes below 1, images of another height or width than the trunk's.
         """
         check_name(name)
         inputs = tuple(inputs)
@@ -56,17 +64,28 @@ class MultitaskNetwork(nn.Module):
             raise ValueError(f"task {name!r} is declared already")
         if min((outputs, *inputs), default=0) < 1:
             raise ValueError(f"task {name!r}: inputs {inputs} and outputs {outputs} must be at least 1")
-        stem, width = [nn.Flatten()], math.prod(inputs)
-        if vocabulary is not None:
-            words = torch.randn(vocabulary, 2, generator=stream("embedding", name))
-            stem, width = [nn.Embedding.from_pretrained(words, freeze=False), nn.Flatten()], 2 * width
-        if width != self.inputs:
-            stem += [MaskedLinear(width, self.inputs), nn.ReLU()]
+        stem = self._stem(name, inputs, vocabulary)
         like = next((tensor.like for tensor in shared_tensors(self.trunk).values()), torch.empty(0))
         self.stems[name] = nn.Sequential(*stem).to(like)
         self.heads[name] = MaskedLinear(self.features, outputs).to(like)
         self.heads[name].weight.is_output = True
         self.declared[name] = {"inputs": list(inputs), "outputs": outputs, "vocabulary": vocabulary}
+
+    def _stem(self, name: str, inputs: tuple[int, ...], vocabulary: int | None) -> list[nn.Module]:
+        if isinstance(self.inputs, int):
+            stem, width = [nn.Flatten()], math.prod(inputs)
+            if vocabulary is not None:
+                words = torch.randn(vocabulary, 2, generator=stream("embedding", name))
+                stem, width = [nn.Embedding.from_pretrained(words, freeze=False), nn.Flatten()], 2 * width
+            return stem if width == self.inputs else [*stem, MaskedLinear(width, self.inputs), nn.ReLU()]
+        channels, *size = self.inputs
+        if vocabulary is not None or list(inputs[-2:]) != size or len(inputs) not in (2, 3):
+            raise ValueError(
+                f"task {name!r}: inputs {inputs} are no images of {size[0]} x {size[1]}, as this network takes"
+            )
+        stem = [nn.Unflatten(1, (1, size[0]))] if len(inputs) == 2 else []
+        given = 1 if len(inputs) == 2 else inputs[0]
+        return stem if given == channels else [*stem, MaskedConv2d(given, channels, 3, padding=1), nn.ReLU()]
 
     def forward(self, x: Tensor, task: str | None = None) -> Tensor:
         """(N, \\*inputs of the task) -> (N, outputs of the task).
@@ -82,7 +101,10 @@ class MultitaskNetwork(nn.Module):
         if task is not None:
             with using(self, task):
                 return self(x)
-        return self.heads(self.trunk(self.stems(x)))
+        x = self.stems(x)
+        if x.dim() == 4:  # convolutions are about 1.4 times as fast so on a CPU
+            x = x.to(memory_format=torch.channels_last)
+        return self.heads(self.trunk(x))
 
     def plain(self, task: str) -> nn.Sequential:
         """The three parts of one task in a row; see :func:`~msnlib.extract`."""
@@ -92,15 +114,16 @@ class MultitaskNetwork(nn.Module):
 
 
 def dense_network(
-    tasks: Iterable[Task] = (), inputs: int | None = None, width: int = 1000, depth: int = 6
+    tasks: Iterable[Task] = (), inputs: int | None = None, width: int = 1000, depth: int = 6, scale: float = 1.0
 ) -> MultitaskNetwork:
-    """The authors' fully connected network: inputs - depth x width ReLU - outputs (E1, E3).
+    """The authors' fully connected network: inputs - depth x width ReLU - outputs (E1, E3, E4).
 
     Args:
         tasks: tasks to declare; more can follow with ``add_task``.
         inputs: width the trunk takes; None takes the first task's number of inputs (784 for MNIST).
         width: units in a hidden layer.
         depth: number of hidden layers.
+        scale: factor for ``width``, at least one unit stays: the same network, narrower.
 
     Raises:
         ValueError: no task to take the inputs from, or a size below 1.
@@ -112,13 +135,84 @@ def dense_network(
         inputs = math.prod(tasks[0].inputs)
     if min(inputs, width, depth) < 1:
         raise ValueError(f"inputs {inputs}, width {width} and depth {depth} must be at least 1")
+    width = _scaled(width, scale)
     sizes = [inputs] + [width] * depth
     layers = [m for a, b in zip(sizes, sizes[1:], strict=False) for m in (MaskedLinear(a, b), nn.ReLU())]
     config = {"builder": "dense_network", "inputs": inputs, "width": width, "depth": depth}
-    net = MultitaskNetwork(nn.Sequential(*layers), inputs, width, config)
+    return _declare(MultitaskNetwork(nn.Sequential(*layers), inputs, width, config), tasks)
+
+
+def conv_network(
+    tasks: Iterable[Task] = (),
+    inputs: Iterable[int] | None = None,
+    channels: Iterable[int] = (32, 64),
+    width: int = 256,
+    pool_stride: int = 1,
+    own_first: bool = False,
+    scale: float = 1.0,
+) -> MultitaskNetwork:
+    """The authors' convolutional network (E2, E5 to E7).
+
+    Two 3x3 convolutions to ``channels[0]`` and a 2x2 maximum, the same to ``channels[1]``, two layers of ``width``
+    units; ReLU after each. Convolutions keep the size of the image.
+
+    Args:
+        tasks: tasks to declare; more can follow with ``add_task``.
+        inputs: (channels, height, width) of an image; None takes the first task's, (1, 28, 28) for MNIST.
+        channels: of the two pairs of convolutions.
+        width: units in each of the two dense layers.
+        pool_stride: of the maxima. The authors' is 1, which makes the first dense layer wide; 2 is about 4 times as
+            fast.
+        own_first: leave the first convolution to the tasks, each its own, so that images of 1 and of 3 channels meet
+            in the second (E5).
+        scale: factor for ``channels`` and ``width``, at least one stays: the same network, narrower.
+
+    Raises:
+        ValueError: no task to take the inputs from, a size below 1, images too small for the two maxima.
+    """
+    tasks, channels = list(tasks), list(channels)
+    if inputs is None:
+        if not tasks:
+            raise ValueError("conv_network needs inputs= when no task is given")
+        inputs = tasks[0].inputs
+    inputs = tuple(inputs) if len(inputs := list(inputs)) == 3 else (1, *inputs)
+    if len(inputs) != 3 or len(channels) != 2 or min(*inputs, *channels, width, pool_stride) < 1:
+        raise ValueError(
+            f"conv_network takes inputs of (channels, height, width) and two channels, all at least 1, not inputs "
+            f"{inputs}, channels {channels}, width {width}, pool_stride {pool_stride}"
+        )
+    first, second = (_scaled(n, scale) for n in channels)
+    width, size = _scaled(width, scale), inputs[1:]
+    layers: list[nn.Module] = [] if own_first else [MaskedConv2d(inputs[0], first, 3, padding=1), nn.ReLU()]
+    layers += [MaskedConv2d(first, first, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, pool_stride)]
+    layers += [MaskedConv2d(first, second, 3, padding=1), nn.ReLU()]
+    layers += [MaskedConv2d(second, second, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, pool_stride)]
+    left = [((n - 2) // pool_stride + 1 - 2) // pool_stride + 1 for n in size]
+    if min(left) < 1:
+        raise ValueError(f"images of {size[0]} x {size[1]} are too small for two maxima of stride {pool_stride}")
+    layers += [
+        nn.Flatten(),
+        MaskedLinear(second * math.prod(left), width),
+        nn.ReLU(),
+        MaskedLinear(width, width),
+        nn.ReLU(),
+    ]
+    config = {"builder": "conv_network", "inputs": list(inputs), "channels": [first, second], "width": width}
+    config |= {"pool_stride": pool_stride, "own_first": own_first}
+    trunk_inputs = (first if own_first else inputs[0], *size)
+    return _declare(MultitaskNetwork(nn.Sequential(*layers), trunk_inputs, width, config), tasks)
+
+
+def _scaled(size: int, scale: float) -> int:
+    if not 0 < scale < math.inf:
+        raise ValueError(f"scale {scale} must be above 0")
+    return max(1, round(size * scale))
+
+
+def _declare(net: MultitaskNetwork, tasks: Iterable[Task]) -> MultitaskNetwork:
     for task in tasks:
         net.add_task(task.name, task.inputs, task.outputs, task.vocabulary)
     return net
 
 
-BUILDERS = {"dense_network": dense_network}
+BUILDERS = {"dense_network": dense_network, "conv_network": conv_network}

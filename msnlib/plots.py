@@ -24,7 +24,6 @@ from msnlib.report import format_value
 from msnlib.task import Task
 from msnlib.training import History
 
-HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++")
 LINES = ("-", "--", ":", "-.")
 
 
@@ -108,35 +107,40 @@ def owners(maps: Mapping[str, Tensor], names: Sequence[str], window: int | None 
 def bars(run: Run) -> None:
     """The record's metrics, a panel per task and a bar per arm; a thick line across a bar is the published figure.
 
-    ``quick`` uses other data than the paper, so nothing is drawn across its bars.
+    Arms under a second stopping rule ("multitask, converged") are hatched. ``quick`` uses other data than the paper, so
+    nothing is drawn across its bars.
     """
     table = run.table()
-    names = list(dict.fromkeys(table["task"]))
-    arms = list(dict.fromkeys(table["arm"]))
-    figure, axes = plt.subplots(1, len(names), figsize=(3.2 * len(names) + 1, 3.6), squeeze=False)
+    table = table[table["metric"].isin(["accuracy", "mse"])]
+    names, arms = (list(dict.fromkeys(table[column])) for column in ("task", "arm"))
+    size = (3.1 * len(names) + 1.5, 0.33 * len(arms) + 1.2)
+    figure, axes = plt.subplots(1, len(names), figsize=size, squeeze=False, sharey=True)
     for ax, name in zip(axes[0], names, strict=True):
         rows = table[table["task"] == name].set_index("arm")
+        metric = rows["metric"].iloc[0]
+        low = math.floor(min(rows["value"]) / 5) * 5 - 5 if metric == "accuracy" else 0
         for place, arm in enumerate(arms):
             if arm not in rows.index:
                 continue
-            metric, value = rows.loc[arm, "metric"], rows.loc[arm, "value"]
-            ax.bar(place, value, color=str(0.85 - 0.15 * place), edgecolor="black", hatch=HATCHES[place % len(HATCHES)])
+            value, second = rows.loc[arm, "value"], ", " in arm
+            shade = "0.75" if arm.startswith("multitask") else "0.93"
+            ax.barh(place, value - low, left=low, color=shade, edgecolor="black", hatch="///" if second else "")
             published = published_value(run.experiment, name, arm, metric)
             if run.configuration["profile"] != "quick" and published is not None:
-                ax.hlines(published, place - 0.45, place + 0.45, color="black", linewidth=4)
-        metric = rows["metric"].iloc[0]
-        ax.set_xticks(range(len(arms)), [arm.replace(", ", "\n") for arm in arms], rotation=30, ha="right")
-        ax.set(title=name, ylabel="accuracy in %" if metric == "accuracy" else metric)
-        ax.grid(axis="x", visible=False)
+                ax.plot([published, published], [place - 0.48, place + 0.48], color="black", linewidth=4)
+            box = {
+                "facecolor": "white",
+                "edgecolor": "none",
+                "pad": 1.0,
+            }  # at the foot, where no published line crosses
+            ax.annotate(format_value(metric, value), (low, place), (4, 0), textcoords="offset points", va="center",
+                        fontsize=9, bbox=box)  # fmt: skip
+        ax.set(title=name, xlabel="accuracy in %" if metric == "accuracy" else metric)
+        ax.set_yticks(range(len(arms)), arms)
+        ax.set_ylim(len(arms) - 0.4, -0.6)
+        ax.grid(axis="y", visible=False)
         if metric == "accuracy":
-            ax.set_ylim(math.floor(min(rows["value"]) / 5) * 5 - 5, 100)
-        else:
-            ax.margins(y=0.15)
-        for place, arm in enumerate(arms):
-            if arm in rows.index:  # at the foot of its bar, where no published line can cross it
-                text, foot = format_value(metric, rows.loc[arm, "value"]), (place, ax.get_ylim()[0])
-                box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-                ax.annotate(text, foot, (0, 6), textcoords="offset points", ha="center", fontsize=9, bbox=box)
+            ax.set_xlim(low, 100)
     figure.tight_layout()
 
 

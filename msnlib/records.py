@@ -63,6 +63,10 @@ def write_json(path: Path, content: Any) -> None:
 class Run:
     """The results of one run of one notebook.
 
+    Attributes:
+        results: what was added, a dict each.
+        data: task -> what its data is and where it came from.
+
     Args:
         experiment: its id, as in `msnlib.published` (``"E1"``).
         notebook: the notebook's name without folder or ending (``"02_parallel_dense"``).
@@ -86,6 +90,7 @@ class Run:
         self.notebook = notebook
         self.configuration = {name: check(name, value) for name, value in given.items()}
         self.results: list[dict[str, Any]] = []
+        self.data: dict[str, str] = {}
 
     def add(self, *, task: str, arm: str, metric: str, value: float, seconds: float | None = None) -> None:
         """Add one result; accuracies are in %.
@@ -132,6 +137,7 @@ class Run:
             "configuration": self.configuration,
             "configuration_hash": hashed,
             "versions": versions(self.configuration.get("device")),
+            "data": self.data,
             "results": self.results,
         }
         write_json(path, record)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -104,3 +104,24 @@ class Task:
         """The same task with its tensors on a device."""
         moved = {s: tuple(t.to(device) for t in self.split(s)) for s in SPLITS}
         return replace(self, **moved)
+
+    def map_inputs(self, function: Callable[[Tensor], Tensor], name: str | None = None) -> Task:
+        """The task with the inputs of every split put through a function, (N, \\*inputs) -> (N, \\*inputs')."""
+        mapped = {s: (function(x), y) for s in SPLITS for x, y in [self.split(s)]}
+        return replace(self, name=name or self.name, **mapped)
+
+    def classes(self, keep: Sequence[int], name: str) -> Task:
+        """The part of a classification task with these labels, which become 0, 1, ... in the order given (E6).
+
+        Raises:
+            ValueError: another kind of task, or labels that are repeated or out of range.
+        """
+        if self.kind != "classification" or len(set(keep)) != len(keep) or not set(keep) <= set(range(self.outputs)):
+            raise ValueError(f"task {self.name!r}: {list(keep)} are no distinct labels of {self.outputs} classes")
+        chosen = {}
+        for s in SPLITS:
+            x, y = self.split(s)
+            same = y[:, None] == torch.tensor(keep, device=y.device)
+            rows = same.any(1)
+            chosen[s] = (x[rows], same[rows].to(torch.int64).argmax(1))
+        return replace(self, name=name, outputs=len(keep), **chosen)
