@@ -166,8 +166,10 @@ def comparison(run: Run) -> pd.DataFrame:
         same = [_without_seed(json.loads(text)) == configuration for text in others["configuration"]]
         mine = pd.concat([mine, others[np.array(same, dtype=bool)]])
     quick = run.configuration["profile"] == "quick"
+    mine["task"] = pd.Categorical(mine["task"], mine["task"].unique())  # a task's arms one below the other
+    mine = mine.sort_values("task", kind="stable")
     rows = []
-    for (task, arm, metric), found in mine.groupby(["task", "arm", "metric"], sort=False):
+    for (task, arm, metric), found in mine.groupby(["task", "arm", "metric"], sort=False, observed=True):
         published = None if quick else published_value(run.experiment, task, arm, metric)
         mean, sd = found["value"].mean(), found["value"].std(ddof=1)
         row = {"task": task, "arm": arm, "metric": metric, "this run": found["value"].iloc[0], "mean": mean, "sd": sd}

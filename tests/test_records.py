@@ -201,6 +201,7 @@ def test_a_saved_record_is_read_back_whole(records):
     run = _run(density=1, method="snip")
     run.add(task="mnist", arm="multitask", metric="accuracy", value=np.float32(97.5), seconds=12)
     run.add(task="mnist", arm="dedicated", metric="accuracy", value=torch.tensor(97))
+    run.data["mnist"] = "60,000 digits"
     path = run.save()
     hashed = configuration_hash("02_parallel_dense", run.configuration)
     assert path == records / f"02_parallel_dense-quick-seed0-{hashed[:8]}.json"
@@ -213,6 +214,7 @@ def test_a_saved_record_is_read_back_whole(records):
         "configuration": {"profile": "quick", "seed": 0, "density": 1.0, "method": "snip"},
         "configuration_hash": hashed,
         "versions": versions(),
+        "data": {"mnist": "60,000 digits"},
         "results": [
             {"task": "mnist", "arm": "multitask", "metric": "accuracy", "value": 97.5, "seconds": 12.0},
             {"task": "mnist", "arm": "dedicated", "metric": "accuracy", "value": 97.0, "seconds": None},
