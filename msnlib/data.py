@@ -1,13 +1,14 @@
 """Named datasets as tasks: read, checked, split and scaled. Damaged data is named in an error, never trained on.
 
-One row of the registry is one dataset: how to load raw arrays, and what kind of task they make. Images and the
-Boston table are read from a root folder in torchvision's layout; the other datasets come with scikit-learn.
+One row of the registry is one dataset: how to load raw arrays, and what kind of task they make. Some are read from
+files in a root folder (:mod:`msnlib.readers`); the bundled ones come with scikit-learn.
 Every dataset has a fixed test part; 20 % of the rest, drawn by ``split_seed``, is its validation part.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_sample_images, load_wine
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import Tensor
 
@@ -33,7 +34,7 @@ class Dataset:
 
     Attributes:
         name: what :func:`load_task` calls it.
-        description: one line: what it is and where it comes from.
+        description: one line: what it is and where it comes from. The task's says too which source was used.
         load: from the root folder to unscaled arrays. Integer y holds class labels, by which the splits are
             stratified.
         kind: the task's kind, see :class:`~msnlib.task.Task`; it says how y is encoded.
@@ -61,7 +62,8 @@ def datasets() -> list[Dataset]:
 def load_task(name: str, limit: int | None = None, split_seed: int = 0, root: str | Path | None = None) -> Task:
     """The dataset ``name``, split and scaled. Neither reads nor changes the state of any global random generator.
 
-    Scalers are fitted on the training part only. The test part does not depend on ``split_seed``.
+    Scalers are fitted, and words are counted, on the training part only. The test part does not depend on
+    ``split_seed``.
 
     Args:
         name: one of the names in :func:`datasets`.
@@ -69,12 +71,13 @@ def load_task(name: str, limit: int | None = None, split_seed: int = 0, root: st
             ``split_seed``; all of them if None. The test part is cut to its first ``limit`` examples. With
             ``limit=1`` the validation part is empty.
         split_seed: draws the subset and the validation part.
-        root: folder of the data that is not bundled; default ``$MSNLIB_DATA``, else ``~/.cache/msnlib``. MNIST and
-            Fashion-MNIST are downloaded into it when they are not there.
+        root: folder of the data that is not bundled; default ``$MSNLIB_DATA``, else ``~/.cache/msnlib``. MNIST,
+            Fashion-MNIST and CIFAR-10 are downloaded into it when they are not there.
 
     Shape:
-        x (N, 28, 28) or (N, 8, 8) for images, in [0, 1]; (N, columns) for tables. y (N,) int64 for classification,
-        else (N, 1). Floats have ``torch.get_default_dtype()``. All on the CPU.
+        x (N, height, width) for grey images and (N, 3, height, width) for colour, in [0, 1]; (N, columns) for tables;
+        (N, words) int64 for texts. y (N,) int64 for classification, else (N, 1). Floats have
+        ``torch.get_default_dtype()``. All on the CPU.
 
     Raises:
         ValueError: unknown name; limit or split_seed not an integer or out of range.
@@ -122,6 +125,33 @@ def _pixels(highest: int) -> Encoder:
     return lambda _: lambda x: _floats(x) / highest
 
 
+def _indices(_: np.ndarray) -> Callable[[np.ndarray], Tensor]:
+    return lambda x: torch.from_numpy(x).to(torch.int64)
+
+
+def _words(vocabulary: int, length: int) -> Encoder:
+    """Encoder of strings as (N, length) indices: 0 padding, 1 start, 2 unknown, then words from the most frequent on.
+
+    Words as frequent as each other are in alphabetical order. Padded and cut at the end, as published.
+    """
+
+    def encoder(train: np.ndarray) -> Callable[[np.ndarray], Tensor]:
+        counts = Counter(word for text in train for word in text.split())
+        ranked = sorted(counts, key=lambda word: (-counts[word], word))
+        index = {word: n for n, word in enumerate(ranked[: vocabulary - 3], start=3)}
+
+        def encode(texts: np.ndarray) -> Tensor:
+            rows = torch.zeros(len(texts), length, dtype=torch.int64)
+            for row, text in zip(rows.numpy(), texts, strict=True):
+                found = [1, *(index.get(word, 2) for word in text.split(maxsplit=length)[: length - 1])]
+                row[: len(found)] = found
+            return rows
+
+        return encode
+
+    return encoder
+
+
 def _scaled(scaler: type[StandardScaler] | type[MinMaxScaler]) -> Encoder:
     """Encoder by scikit-learn, column by column; an array of shape (N,) is one column."""
 
@@ -141,53 +171,118 @@ _standard, _min_max = _scaled(StandardScaler), _scaled(MinMaxScaler)
 
 
 _ENCODE_Y: dict[str, Encoder] = {
-    "classification": lambda _: lambda y: torch.from_numpy(y).to(torch.int64),
+    "classification": _indices,
     "binary": lambda _: lambda y: _floats(_table(y)),
     "regression": _min_max,
 }
 
-# Loaders of what scikit-learn brings.
+# Loaders that split, of data that comes without a test part.
 
 
-def _bundled(load: Callable[..., Arrays], **options: bool) -> Loader:
+def _bundled(load: Callable[[], Arrays]) -> Loader:
     """Loader of a scikit-learn dataset; its test part is the same 20 % whatever the split seed."""
 
     def split(_: Path) -> Raw:
-        x, y = load(return_X_y=True, **options)
+        x, y = load()
         rest, test = _hold_out(y, seed=0)
         return Raw((x[rest], y[rest]), (x[test], y[test]))
 
     return split
 
 
-def _digits(permuted: bool, **options: bool) -> Arrays:
-    x, y = load_digits(**options)
+def _digits(permuted: bool) -> Arrays:
+    x, y = load_digits(return_X_y=True)
     order = np.random.RandomState(0).permutation(64) if permuted else np.arange(64)
     return x[:, order].reshape(-1, 8, 8), y
 
 
-_MNIST = {"kind": "classification", "encode_x": _pixels(255), "outputs": 10, "batch_size": 512, "bundled": False}
+def _digits_words() -> Arrays:
+    x, y = load_digits(return_X_y=True)
+    return x.astype(np.int64), 1 - y % 2
+
+
+def _photo_patches() -> Arrays:
+    """900 of the 53 x 80 patches of each photograph, (1800, 3, 8, 8) uint8."""
+    patches, random = [], np.random.RandomState(0)
+    for photo in load_sample_images().images:  # both 427 x 640 x 3: the last three lines of pixels fill no patch
+        grid = photo[:424].reshape(53, 8, 80, 8, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, 8, 8)
+        patches.append(grid[random.permutation(len(grid))[:900]])
+    return np.concatenate(patches), np.repeat([0, 1], 900)
+
+
+def _utkface(label: Callable[[np.ndarray], np.ndarray]) -> Loader:
+    """Loader of one of the tasks of UTKFace. The test part is the same 20 % of the faces for all three."""
+
+    def split(root: Path) -> Raw:
+        x, labels = readers.utkface(root)
+        rest, test = _hold_out(np.zeros(len(x)), seed=0)  # floats: not stratified by a label that the others lack
+        y = label(labels)
+        return Raw((x[rest], y[rest]), (x[test], y[test]))
+
+    return split
+
+
+def _decade(labels: np.ndarray) -> np.ndarray:
+    """Ages 0 to 10, 11 to 20, ..., 81 to 90, and all above: the authors' bins."""
+    return np.searchsorted(np.arange(10, 100, 10), labels[:, 0])
+
+
+_IMAGES = {"kind": "classification", "encode_x": _pixels(255), "outputs": 10, "batch_size": 512, "bundled": False}
 _DIGITS = {"kind": "classification", "encode_x": _pixels(16), "outputs": 10, "batch_size": 64}
+_WORDS = {"kind": "binary", "encode_x": _words(10_000, 128), "vocabulary": 10_000, "bundled": False}
+_INK = {"kind": "binary", "encode_x": _indices, "vocabulary": 17, "batch_size": 64}
+_FACES = {"encode_x": _pixels(255), "batch_size": 256, "bundled": False}
+_FACE_LABELS = (
+    "faces, 64 x 64 (published: 256 x 256), labelled by an algorithm and then annotators from how people look: "
+    "draw no conclusions about people (UTKFace)"
+)
+_NUMERALS = "60,000 + 10,000 handwritten digits, 28 x 28 (torchvision)"
+_GARMENTS = "60,000 + 10,000 Zalando garments, 28 x 28 (torchvision)"
+_OBJECTS = "50,000 + 10,000 photographs of 10 classes, resized to 28 x 28 (CIFAR-10)"
 _TRACTS = "506 tracts, median home value, Keras's test split; column b encodes race (CSV)"
+_FILMS = "25,000 + 25,000 film reviews, positive 1 or negative 0, first 127 words (aclImdb)"
+_SENTENCES = "digits as sentences of 64 words, one for each amount of ink; even 1, odd 0"
+_PATCHES = "1,800 patches, 8 x 8, of two photographs: which one? (scikit-learn)"
 _MASSES = "569 breast masses, malignant 0 or benign 1 (UCI, scikit-learn)"
+_WINES = "178 wines, 3 cultivars (scikit-learn)"
 _PATIENTS = "442 patients, disease progression after a year (Efron et al. 2004, scikit-learn)"
+_breast_cancer, _wine, _diabetes = (
+    _bundled(partial(load, return_X_y=True)) for load in (load_breast_cancer, load_wine, load_diabetes)
+)
 _ROWS = (
-    Dataset(
-        "mnist", "60,000 + 10,000 handwritten digits, 28 x 28 (torchvision)", partial(readers.idx, "MNIST"), **_MNIST
-    ),
-    Dataset(
-        "fashion",
-        "60,000 + 10,000 Zalando garments, 28 x 28 (torchvision)",
-        partial(readers.idx, "FashionMNIST"),
-        **_MNIST,
-    ),
+    Dataset("mnist", _NUMERALS, partial(readers.idx, "MNIST"), **_IMAGES),
+    Dataset("fashion", _GARMENTS, partial(readers.idx, "FashionMNIST"), **_IMAGES),
     Dataset("boston", _TRACTS, readers.boston, "regression", _min_max, bundled=False),
-    Dataset("digits", "1,797 digits, 8 x 8 (UCI, scikit-learn)", _bundled(_digits, permuted=False), **_DIGITS),
-    Dataset("digits_permuted", "digits, one fixed pixel permutation", _bundled(_digits, permuted=True), **_DIGITS),
-    Dataset("breast_cancer", _MASSES, _bundled(load_breast_cancer), "binary", _standard),
+    Dataset("imdb", _FILMS, readers.imdb, **_WORDS),
+    Dataset("cifar10", _OBJECTS, readers.cifar10, **_IMAGES),
     Dataset(
-        "wine", "178 wines, 3 cultivars (scikit-learn)", _bundled(load_wine), "classification", _standard, outputs=3
+        "utkface_age", f"age in 10 bins of {_FACE_LABELS}", _utkface(_decade), "classification", outputs=10, **_FACES
     ),
-    Dataset("diabetes", _PATIENTS, _bundled(load_diabetes), "regression", _standard),
+    Dataset(
+        "utkface_gender",
+        f"gender, one of 2, of {_FACE_LABELS}",
+        _utkface(lambda labels: labels[:, 1]),
+        "binary",
+        **_FACES,
+    ),
+    Dataset(
+        "utkface_ethnicity",
+        f"ethnicity, one of 5, of {_FACE_LABELS}",
+        _utkface(lambda labels: labels[:, 2]),
+        "classification",
+        outputs=5,
+        **_FACES,
+    ),
+    Dataset("digits", "1,797 digits, 8 x 8 (UCI, scikit-learn)", _bundled(partial(_digits, permuted=False)), **_DIGITS),
+    Dataset(
+        "digits_permuted", "digits, one fixed pixel permutation", _bundled(partial(_digits, permuted=True)), **_DIGITS
+    ),
+    Dataset("digits_words", _SENTENCES, _bundled(_digits_words), **_INK),
+    Dataset(
+        "photo_patches", _PATCHES, _bundled(_photo_patches), "classification", _pixels(255), outputs=2, batch_size=64
+    ),
+    Dataset("breast_cancer", _MASSES, _breast_cancer, "binary", _standard),
+    Dataset("wine", _WINES, _wine, "classification", _standard, outputs=3),
+    Dataset("diabetes", _PATIENTS, _diabetes, "regression", _standard),
 )
 _REGISTRY = {row.name: row for row in _ROWS}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import socket
+import warnings
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from math import prod
@@ -12,6 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
+import torch.nn.functional as F
+from PIL import Image
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -130,3 +136,158 @@ def boston(root: Path) -> Raw:
     np.random.RandomState(113).shuffle(order)
     rest, test = values[order[:404]], values[order[404:]]
     return Raw((rest[:, :-1], rest[:, -1]), (test[:, :-1], test[:, -1]))
+
+
+_REVIEWS = {"train": 12_500, "test": 12_500}  # of each of the two labels
+_NO_WORD = str.maketrans(dict.fromkeys('!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~', " "))  # Keras's filters: ' is kept
+
+
+def imdb(root: Path) -> Raw:
+    """Film reviews: x (N,) of strings, words in lower case between spaces; y 1 where the review is positive.
+
+    Source: Maas et al. (2011), Learning Word Vectors for Sentiment Analysis.
+    """
+    advice = (
+        f"unpack aclImdb_v1.tar.gz (https://ai.stanford.edu/~amaas/data/sentiment) in {root}, or set MSNLIB_DATA to "
+        "the folder that holds aclImdb/; it is not downloaded"
+    )
+    return _labelled_folders(root / "aclImdb", _REVIEWS, ("neg", "pos"), "*.txt", _read_review, object, advice)
+
+
+def _read_review(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: damaged: {error}; unpack the archive again") from None
+    if not text.strip():
+        raise DataError(f"{path}: damaged: empty; unpack the archive again")
+    return text.lower().replace("<br />", " ").translate(_NO_WORD)
+
+
+_CIFAR_COUNTS = {"train": 5_000, "test": 1_000}  # of each class
+_CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_CIFAR_SIZE = 28  # of 32: the published experiment gives all its images one shape
+
+
+def cifar10(root: Path) -> Raw:
+    """CIFAR-10: x (N, 3, 28, 28) uint8, from torchvision's files if they are there, else from a folder of images.
+
+    Downloaded by torchvision, 170 MB, when there is neither. Source: Krizhevsky (2009), Learning Multiple Layers of
+    Features from Tiny Images.
+    """
+    original, images, reason = root / "cifar-10-batches-py", root / "cifar10", ""
+    if not original.is_dir() and not images.is_dir():
+        reason = _download("CIFAR10", root)
+    if original.is_dir():
+        raw = _read_cifar_batches(root)
+    elif images.is_dir():
+        advice = "put the images back, or remove the folder to have torchvision's files downloaded"
+        raw = _labelled_folders(images, _CIFAR_COUNTS, _CIFAR_CLASSES, "*.jpg", _read_cifar_image, np.uint8, advice)
+        raw = raw._replace(source="from an image folder (JPEG)")
+    else:
+        raise DataError(
+            f"CIFAR-10: neither {original} nor {images} found and not downloaded: go online, or set MSNLIB_DATA to a "
+            f"folder that holds one of the two ({reason})"
+        )
+    (x, y), (x_test, y_test), source = raw
+    return Raw((_resized(x), y), (_resized(x_test), y_test), source)
+
+
+def _read_cifar_batches(root: Path) -> Raw:
+    from torchvision.datasets import CIFAR10
+
+    try:
+        rest, test = CIFAR10(root, train=True), CIFAR10(root, train=False)
+    except RuntimeError:
+        raise DataError(
+            f"{root / 'cifar-10-batches-py'}: damaged: torchvision finds a file absent or its MD5 wrong; delete the "
+            "folder to have it downloaded again"
+        ) from None
+    return Raw(
+        (rest.data, np.array(rest.targets)), (test.data, np.array(test.targets)), "original pixels (torchvision)"
+    )
+
+
+def _read_cifar_image(path: Path) -> np.ndarray:
+    image = _read_image(path)
+    if image.size != (32, 32):
+        raise DataError(f"{path}: found {image.width} x {image.height} pixels, expected 32 x 32; replace the file")
+    return np.asarray(image)
+
+
+def _read_image(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except Exception as error:  # Pillow's decoders raise many kinds
+        raise DataError(f"{path}: not readable as an image: {' '.join(str(error).split())}; replace the file") from None
+
+
+def _resized(images: np.ndarray) -> np.ndarray:
+    """(N, 32, 32, 3) to (N, 3, 28, 28), both uint8: bilinear without antialiasing and rounded, as ``cv2.resize``."""
+    out = np.empty((len(images), 3, _CIFAR_SIZE, _CIFAR_SIZE), dtype=np.uint8)
+    for start in range(0, len(images), 5_000):  # as floats they take four times the memory
+        part = slice(start, start + 5_000)
+        floats = torch.from_numpy(images[part]).permute(0, 3, 1, 2).to(torch.float32)
+        out[part] = F.interpolate(floats, size=_CIFAR_SIZE, mode="bilinear", align_corners=False).round().numpy()
+    return out
+
+
+def _labelled_folders(
+    folder: Path,
+    counts: dict[str, int],
+    labels: Sequence[str],
+    pattern: str,
+    read: Callable[[Path], str | np.ndarray],
+    dtype: type,
+    advice: str,
+) -> Raw:
+    """Reads ``folder/{train,test}/<label>/<pattern>``, ``counts`` files each; y is the label's number.
+
+    The rest is in the order of labels and names. The test part is mixed, always alike: its first examples are the ones
+    that a limit keeps, and they should have all labels.
+    """
+    paths = {(part, label): sorted((folder / part / label).glob(pattern)) for part in counts for label in labels}
+    for (part, label), found in paths.items():
+        if len(found) != counts[part]:
+            place, expected = folder / part / label, f"expected {counts[part]:,}"
+            raise DataError(f"{place}: found {len(found):,} files {pattern}, {expected}; {advice}")
+    arrays = []
+    for part, count in counts.items():
+        x = np.array([read(path) for label in labels for path in paths[part, label]], dtype=dtype)
+        arrays.append((x, np.repeat(np.arange(len(labels)), count)))
+    rest, (x, y) = arrays
+    mixed = np.random.RandomState(0).permutation(len(y))
+    return Raw(rest, (x[mixed], y[mixed]))
+
+
+_FACE = re.compile(r"(\d{1,3})_([01])_([0-4])_.+")
+_FACE_SIZE = 64
+
+
+def utkface(root: Path) -> tuple[np.ndarray, np.ndarray]:
+    """UTKFace: x (N, 3, 64, 64) uint8; labels (N, 3): age in years, gender 0 or 1, ethnicity 0 to 4.
+
+    The labels are in the files' names. Age, gender and race were estimated by an algorithm and checked by annotators,
+    from how people look, with two genders and five groups. They are not what anyone said of themselves: a network
+    that repeats them says nothing about people, and no conclusion about people should be drawn from it.
+
+    The published images were 256 x 256: 18 GB as floats, for each of the three tasks. Here they are 64 x 64.
+
+    Source: Zhang, Song, Qi (2017), Age Progression/Regression by Conditional Adversarial Autoencoder.
+    """
+    folder = root / "utkface"
+    paths = sorted(folder.glob("*.jpg"))
+    named = [(path, [int(n) for n in m.groups()]) for path in paths if (m := _FACE.fullmatch(path.name))]
+    if not named:
+        raise DataError(
+            f"{folder}: no file named age_gender_race_date.jpg: put the images of UTKFace there, or set MSNLIB_DATA to "
+            "the folder that holds utkface/; they are not downloaded"
+        )
+    if skipped := len(paths) - len(named):
+        warnings.warn(
+            f"{folder}: skipped {skipped:,} of {len(paths):,} images, not named age_gender_race_date.jpg", stacklevel=4
+        )
+    size = (_FACE_SIZE, _FACE_SIZE)
+    x = np.stack([np.asarray(_read_image(path).resize(size, Image.Resampling.BILINEAR)) for path, _ in named])
+    return np.ascontiguousarray(x.transpose(0, 3, 1, 2)), np.array([labels for _, labels in named])

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import shutil
 import socket
 import sys
 from math import prod
@@ -12,9 +13,10 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
+from PIL import Image
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_sample_images, load_wine
 
-from msnlib import readers
+from msnlib import data, readers
 from msnlib.data import datasets, load_task
 from msnlib.readers import DataError
 from msnlib.task import SPLITS
@@ -22,6 +24,8 @@ from msnlib.task import SPLITS
 BUNDLED = {  # name: kind, outputs, batch size, shape of x, sizes of the three parts
     "digits": ("classification", 10, 64, (8, 8), (1149, 288, 360)),
     "digits_permuted": ("classification", 10, 64, (8, 8), (1149, 288, 360)),
+    "digits_words": ("binary", 1, 64, (64,), (1149, 288, 360)),
+    "photo_patches": ("classification", 2, 64, (3, 8, 8), (1152, 288, 360)),
     "breast_cancer": ("binary", 1, 32, (30,), (364, 91, 114)),
     "wine": ("classification", 3, 32, (13,), (113, 29, 36)),
     "diabetes": ("regression", 1, 32, (10,), (282, 71, 89)),
@@ -30,6 +34,14 @@ KERAS_FIRST_TEST_ROWS = [415, 112, 339]
 real_data = pytest.mark.skipif(
     not os.environ.get("MSNLIB_DATA"), reason="set MSNLIB_DATA to a folder with the real data to run this"
 )
+
+
+def real_data_in(*folders):
+    root = Path(os.environ.get("MSNLIB_DATA") or "/nowhere")
+    return pytest.mark.skipif(
+        not any((root / folder).is_dir() for folder in folders),
+        reason=f"set MSNLIB_DATA to a folder with {' or '.join(folders)} to run this",
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -74,10 +86,17 @@ def test_the_registry_lists_every_dataset_with_its_kind_and_description():
         "mnist": ("classification", False),
         "fashion": ("classification", False),
         "boston": ("regression", False),
+        "imdb": ("binary", False),
+        "cifar10": ("classification", False),
+        "utkface_age": ("classification", False),
+        "utkface_gender": ("binary", False),
+        "utkface_ethnicity": ("classification", False),
         **{name: (facts[0], True) for name, facts in BUNDLED.items()},
     }
     assert all(d.description and "\n" not in d.description for d in datasets())
     assert "column b encodes race" in next(d for d in datasets() if d.name == "boston").description
+    faces = [d.description for d in datasets() if d.name.startswith("utkface")]
+    assert all("labelled by an algorithm" in text and "draw no conclusions about people" in text for text in faces)
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones():
@@ -85,7 +104,8 @@ def test_an_unknown_name_is_an_error_that_lists_the_known_ones():
         load_task("mnits")
     assert str(error.value) == (
         "unknown dataset 'mnits': choose from "
-        "mnist, fashion, boston, digits, digits_permuted, breast_cancer, wine, diabetes"
+        "mnist, fashion, boston, imdb, cifar10, utkface_age, utkface_gender, utkface_ethnicity, "
+        "digits, digits_permuted, digits_words, photo_patches, breast_cancer, wine, diabetes"
     )
 
 
@@ -112,15 +132,16 @@ def test_kind_shapes_and_types(name):
     assert task.description == next(d.description for d in datasets() if d.name == name)
     for part, size in zip(SPLITS, sizes, strict=True):
         x, y = task.split(part)
-        assert x.shape == (size, *shape) and x.dtype == torch.float32
+        assert x.shape == (size, *shape) and x.dtype == (torch.int64 if task.vocabulary else torch.float32)
         assert y.shape == ((size,) if kind == "classification" else (size, 1))
         assert y.dtype == (torch.int64 if kind == "classification" else torch.float32)
 
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_floats_have_the_default_dtype(name, float64):
-    x, y = load_task(name, limit=20).train
-    assert x.dtype == torch.float64
+    task = load_task(name, limit=20)
+    x, y = task.train
+    assert x.dtype == (torch.int64 if task.vocabulary else torch.float64)
     assert y.dtype == (torch.int64 if BUNDLED[name][0] == "classification" else torch.float64)
 
 
@@ -149,7 +170,7 @@ def test_permuted_digits_are_the_same_images_under_one_permutation_of_the_pixels
             assert torch.equal(y_permuted, y)
 
 
-@pytest.mark.parametrize("name", ["digits", "breast_cancer", "wine"])
+@pytest.mark.parametrize("name", ["digits", "digits_words", "photo_patches", "breast_cancer", "wine"])
 def test_every_part_has_its_share_of_every_class(name):
     task = load_task(name)
     counts = {part: torch.bincount(task.split(part)[1].flatten().long()) for part in SPLITS}
@@ -157,6 +178,32 @@ def test_every_part_has_its_share_of_every_class(name):
     assert (counts["valid"] - rest / 5).abs().max() < 1
     assert (counts["test"] - (rest + counts["test"]) / 5).abs().max() < 1
     assert task.train[1][:50].unique().numel() == task.train[1].unique().numel()  # and is not sorted by class
+
+
+def test_digits_words_are_the_digits_row_by_row_and_y_says_which_are_even():
+    x, y = load_digits(return_X_y=True)
+    even = {tuple(image): label % 2 == 0 for image, label in zip(x, y, strict=True)}
+    task = load_task("digits_words")
+    assert task.vocabulary == 17 and np.array_equal(rows(all_x(task)), rows(x))
+    for part in SPLITS:
+        words, target = task.split(part)
+        assert target.flatten().bool().tolist() == [even[tuple(sentence)] for sentence in words.tolist()]
+
+
+def test_photo_patches_are_patches_of_the_photograph_that_y_names(float64):
+    # A patch starts at every eighth line and column; channels come first.
+    grids = [
+        {tuple(photo[i : i + 8, j : j + 8].transpose(2, 0, 1).flat) for i in range(0, 424, 8) for j in range(0, 640, 8)}
+        for photo in load_sample_images().images
+    ]
+    task = load_task("photo_patches")
+    counts = torch.zeros(2)
+    for part in SPLITS:
+        x, y = task.split(part)
+        patches = (x * 255).round().to(torch.uint8).flatten(1).tolist()
+        assert all(tuple(patch) in grids[label] for patch, label in zip(patches, y.tolist(), strict=True))
+        counts += torch.bincount(y)
+    assert counts.tolist() == [900, 900]
 
 
 @pytest.mark.parametrize(("name", "load"), [("breast_cancer", load_breast_cancer), ("wine", load_wine)])
@@ -201,7 +248,7 @@ def test_the_split_is_reproducible_and_split_seed_moves_validation_but_not_test(
     assert same(first, again)
     assert not torch.equal(first.valid[0], other.valid[0])
     assert torch.equal(first.test[1], other.test[1]) or first.kind == "regression"  # there y is scaled by train
-    if name.startswith("digits"):
+    if name.startswith(("digits", "photo")):
         assert torch.equal(first.test[0], other.test[0])
 
 
@@ -466,6 +513,261 @@ def test_a_download_that_is_damaged_is_not_trusted(small, tmp_path, monkeypatch)
         load_task("mnist", root=tmp_path / "new")
 
 
+# Reviews, from files made by hand: "the" most often, then "film" and "isn't", then a word of each review's own
+
+
+@pytest.fixture
+def reviews(tmp_path, monkeypatch):
+    """A root folder with 5 + 2 reviews of each label, made the number to be expected. The value is aclImdb/."""
+    monkeypatch.setattr(readers, "_REVIEWS", {"train": 5, "test": 2})
+    for label in ("neg", "pos"):
+        (tmp_path / "aclImdb" / "train" / label).mkdir(parents=True)
+        (tmp_path / "aclImdb" / "test" / label).mkdir(parents=True)
+        for n in range(5):
+            text = f"THE film<br /><br />isn't the {label}{n}."
+            (tmp_path / "aclImdb" / "train" / label / f"{n}_7.txt").write_text(text)
+    test = tmp_path / "aclImdb" / "test"
+    (test / "neg" / "0_1.txt").write_text("Isn't--the (film) Caf\u00e9?", encoding="utf-8")
+    (test / "neg" / "1_1.txt").write_text("caf\u00e9 " * 50 + "film", encoding="utf-8")
+    (test / "pos" / "0_9.txt").write_text("film " + "the " * 200)
+    (test / "pos" / "1_9.txt").write_text("the " * 126 + "film the film")
+    return tmp_path / "aclImdb"
+
+
+def test_reviews_are_indices_of_words_counted_in_the_training_part_only(reviews, tmp_path, requests):
+    before, task = states(), load_task("imdb", root=tmp_path)
+    assert states() == before and requests == []
+    assert (task.kind, task.outputs, task.batch_size, task.vocabulary) == ("binary", 1, 32, 10_000)
+    assert [tuple(task.split(part)[0].shape) for part in SPLITS] == [(8, 128), (2, 128), (4, 128)]
+    assert all(task.split(part)[0].dtype == torch.int64 for part in SPLITS)
+    # the 3, film 4, isn't 5, then the training reviews' own words; the validation reviews' own are unknown: 2
+    assert {tuple(r[:5]) for r in task.train[0].tolist()} == {(1, 3, 4, 5, 3)}
+    assert sorted(task.train[0][:, 5].tolist()) == list(range(6, 14))
+    own = sorted(zip(task.train[0][:, 5].tolist(), task.train[1].flatten().tolist(), strict=True))
+    assert [label for _, label in own] == [0.0] * 4 + [1.0] * 4  # alphabetical: neg0 to neg4, then pos0 to pos4
+    assert task.valid[0][:, :7].tolist() == [[1, 3, 4, 5, 3, 2, 0]] * 2
+    assert (task.train[0][:, 6:] == 0).all() and sorted(task.valid[1].flatten().tolist()) == [0, 1]
+    assert sorted(zip(task.test[1].flatten().tolist(), task.test[0].tolist(), strict=True)) == [
+        (0, [1, *[2] * 50, 4, *[0] * 76]),
+        (0, [1, 5, 3, 4, 2, *[0] * 123]),
+        (1, [1, *[3] * 126, 4]),
+        (1, [1, 4, *[3] * 126]),
+    ]
+    assert same(task, load_task("imdb", root=tmp_path))
+    assert [len(load_task("imdb", limit=2, root=tmp_path).split(part)[0]) for part in SPLITS] == [1, 1, 2]
+
+
+def test_the_most_frequent_words_are_kept_and_ties_are_alphabetical():
+    encode = data._words(vocabulary=6, length=5)(np.array(["d b c", "c b a d", "d"], dtype=object))
+    assert encode(np.array(["d b c a e d", "", "a"], dtype=object)).tolist() == [
+        [1, 3, 4, 5, 2],
+        [1, 0, 0, 0, 0],
+        [1, 2, 0, 0, 0],
+    ]
+    assert encode(np.array([], dtype=object)).shape == (0, 5)
+
+
+@pytest.mark.parametrize("absent", ["train/neg/3_7.txt", "test/pos/0_9.txt", "test/pos", ""])
+def test_missing_reviews_are_an_error_that_says_where_to_get_them(reviews, tmp_path, requests, absent):
+    path = reviews / absent
+    path.unlink() if path.is_file() else shutil.rmtree(path)
+    with pytest.raises(
+        DataError, match=r"files \*\.txt, expected . *; unpack aclImdb_v1\.tar\.gz .*ai\.stanford"
+    ) as error:
+        load_task("imdb", root=tmp_path)
+    folder = path.parent if absent.endswith("txt") else path if absent else reviews / "train" / "neg"
+    assert str(error.value).startswith(f"{folder}: found ")
+    assert f"in {tmp_path}, or set MSNLIB_DATA" in str(error.value)
+    assert "\n" not in str(error.value) and requests == []
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"caf\xe9 \xff"])
+def test_a_damaged_review_is_named_and_not_used(reviews, tmp_path, content):
+    path = reviews / "train" / "pos" / "2_7.txt"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        load_task("imdb", root=tmp_path)
+    assert str(error.value).startswith(f"{path}: damaged: ") and "\n" not in str(error.value)
+    assert error.value.__suppress_context__ or error.value.__context__ is None
+
+
+# CIFAR-10, from images made by hand: those of class c have one colour, (25 c, 255 - 25 c, 128)
+
+
+def colour(label):
+    return (25 * label, 255 - 25 * label, 128)
+
+
+@pytest.fixture
+def objects(tmp_path, monkeypatch):
+    """A root folder with 5 + 1 images of each class, which is made the number to be expected. The value is cifar10/."""
+    monkeypatch.setattr(readers, "_CIFAR_COUNTS", {"train": 5, "test": 1})
+    for part, count in readers._CIFAR_COUNTS.items():
+        for label, name in enumerate(readers._CIFAR_CLASSES):
+            folder = tmp_path / "cifar10" / part / name
+            folder.mkdir(parents=True)
+            for n in range(count):
+                Image.new("RGB", (32, 32), colour(label)).save(folder / f"{n:04}.jpg", quality=95)
+    return tmp_path / "cifar10"
+
+
+def check_objects(task):
+    assert (task.kind, task.outputs, task.batch_size, task.inputs) == ("classification", 10, 512, (3, 28, 28))
+    assert [len(task.split(part)[1]) for part in SPLITS] == [40, 10, 10]
+    for part in SPLITS:
+        x, y = task.split(part)
+        expected = torch.tensor([colour(label) for label in y.tolist()])[:, :, None, None] / 255
+        assert (x - expected).abs().max() < 3 / 255  # JPEG
+        assert sorted(set(y.tolist())) == list(range(10))
+
+
+def test_colour_images_are_read_from_a_folder(objects, tmp_path, requests):
+    before, task = states(), load_task("cifar10", root=tmp_path)
+    assert states() == before and requests == []
+    check_objects(task)
+    assert task.test[1].tolist() != list(range(10))  # mixed, so that a limit keeps several classes
+    assert task.description.endswith("(CIFAR-10); from an image folder (JPEG)")
+    assert same(task, load_task("cifar10", root=tmp_path))
+
+
+def test_torchvisions_colour_images_come_before_the_folder(objects, tmp_path, monkeypatch, requests):
+    class CIFAR10:
+        def __init__(self, root, train):
+            assert root == tmp_path
+            self.targets = list(range(10)) * (5 if train else 1)
+            self.data = np.array([np.full((32, 32, 3), colour(y), dtype=np.uint8) for y in self.targets])
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", CIFAR10)
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    task = load_task("cifar10", root=tmp_path)
+    check_objects(task)
+    assert task.description.endswith("(CIFAR-10); original pixels (torchvision)")
+    assert task.test[1].tolist() == list(range(10)) and requests == []
+
+
+def test_damaged_files_of_torchvision_are_named_and_the_folder_is_not_used_instead(objects, tmp_path, requests):
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"damaged")
+    with pytest.raises(
+        DataError, match="cifar-10-batches-py: damaged: torchvision finds .*; delete the folder"
+    ) as error:
+        load_task("cifar10", root=tmp_path)
+    assert "\n" not in str(error.value) and requests == []
+
+
+def test_missing_colour_images_without_a_network_are_one_line(tmp_path, requests, capsys):
+    with pytest.raises(DataError, match="^CIFAR-10: neither .* found and not downloaded: go online, or set") as error:
+        load_task("cifar10", root=tmp_path)
+    assert "no network" in str(error.value) and "\n" not in str(error.value)
+    assert requests and capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        (lambda path: path.unlink(), "found 4 files *.jpg, expected 5; put the images back"),
+        (lambda path: path.write_bytes(path.read_bytes()[:300]), "not readable as an image: "),
+        (lambda path: path.write_text("no image"), "not readable as an image: "),
+        (lambda path: Image.new("RGB", (32, 31)).save(path), "found 32 x 31 pixels, expected 32 x 32; replace"),
+    ],
+)
+def test_a_damaged_colour_image_is_named_and_not_used(objects, tmp_path, damage, found):
+    path = objects / "train" / "dog" / "0003.jpg"
+    damage(path)
+    with pytest.raises(DataError) as error:
+        load_task("cifar10", root=tmp_path)
+    assert str(error.value).startswith(f"{path if path.is_file() else path.parent}: {found}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_grey_image_is_read_as_colour(objects, tmp_path):
+    Image.new("L", (32, 32), 100).save(objects / "test" / "frog" / "0000.jpg")
+    x, y = load_task("cifar10", root=tmp_path).test
+    assert torch.allclose(x[y == 6], torch.tensor(100 / 255), atol=2 / 255)
+
+
+def test_images_are_resized_by_interpolation_between_the_nearest_two_pixels():
+    images = np.random.RandomState(0).randint(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    centre = (np.arange(28) + 0.5) * 32 / 28 - 0.5
+    weights = np.clip(1 - abs(centre[:, None] - np.arange(32)), 0, None)
+    expected = np.einsum("ih,jw,nhwc->ncij", weights, weights, images)
+    assert abs(readers._resized(images) - expected).max() < 0.501
+
+
+# UTKFace, from images made by hand: all pixels of a face are its age, so that a face is known by its colour
+
+AGES = [1, 10, 11, 20, 21, 45, 90, 91, 100, 116]
+BINS = {1: 0, 10: 0, 11: 1, 20: 1, 21: 2, 45: 4, 90: 8, 91: 9, 100: 9, 116: 9}
+
+
+@pytest.fixture
+def faces(tmp_path):
+    folder = tmp_path / "utkface"
+    folder.mkdir()
+    for n, age in enumerate(AGES):
+        Image.new("RGB", (70, 80), (age, age, age)).save(
+            folder / f"{age}_{n % 2}_{n % 5}_2017.jpg.chip.jpg", quality=95
+        )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "outputs", "label"),
+    [
+        ("utkface_age", "classification", 10, lambda n: BINS[AGES[n]]),
+        ("utkface_gender", "binary", 1, lambda n: n % 2),
+        ("utkface_ethnicity", "classification", 5, lambda n: n % 5),
+    ],
+)
+def test_faces_have_the_labels_in_their_names(faces, tmp_path, requests, name, kind, outputs, label):
+    before, task = states(), load_task(name, root=tmp_path)
+    assert states() == before and requests == []
+    assert (task.kind, task.outputs, task.batch_size, task.inputs) == (kind, outputs, 256, (3, 64, 64))
+    assert [len(task.split(part)[0]) for part in SPLITS] == [6, 2, 2]
+    seen = []
+    for part in SPLITS:
+        x, y = task.split(part)
+        ages = (x.mean((1, 2, 3)) * 255).tolist()
+        numbers = [min(range(10), key=lambda n, age=age: abs(AGES[n] - age)) for age in ages]
+        assert y.flatten().tolist() == [label(n) for n in numbers]
+        seen += numbers
+    assert sorted(seen) == list(range(10))
+
+
+def test_the_three_tasks_of_faces_share_their_test_images_whatever_the_seed(faces, tmp_path):
+    tests = [
+        load_task(f"utkface_{label}", split_seed=seed, root=tmp_path).test[0]
+        for label in ("age", "gender", "ethnicity")
+        for seed in (0, 1)
+    ]
+    assert all(torch.equal(x, tests[0]) for x in tests)
+
+
+def test_faces_without_labels_in_their_names_are_skipped_with_a_warning(faces, tmp_path):
+    bad = ["39_1_20170116174525125.jpg", "61_3_1_2017.jpg", "20_0_5_2017.jpg", "me.jpg"]
+    for name in bad:
+        (faces / name).write_bytes(b"not read")
+    (faces / "README.txt").touch()
+    with pytest.warns(UserWarning) as caught:
+        task = load_task("utkface_age", root=tmp_path)
+    assert [str(w.message) for w in caught] == [f"{faces}: skipped 4 of 14 images, not named age_gender_race_date.jpg"]
+    assert caught[0].filename == __file__ and sum(len(task.split(part)[0]) for part in SPLITS) == 10
+
+
+def test_missing_faces_are_an_error_and_a_damaged_one_is_named(faces, tmp_path, requests):
+    path = next(faces.glob("45_*"))
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(DataError) as error:
+        load_task("utkface_gender", root=tmp_path)
+    assert str(error.value).startswith(f"{path}: not readable as an image: ")
+    shutil.rmtree(faces)
+    with pytest.raises(
+        DataError, match="utkface: no file named age_gender_race_date.jpg: put .*not downloaded"
+    ) as error:
+        load_task("utkface_gender", root=tmp_path)
+    assert "\n" not in str(error.value) and requests == []
+
+
 # Real data
 
 MNIST_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
@@ -510,3 +812,26 @@ def test_real_boston():
     assert y_test[0].item() == pytest.approx((7.2 - 5) / 45)
     assert x_test[0, 6].item() == pytest.approx(1)
     assert x_test[0, 10].item() == pytest.approx((20.2 - 12.6) / 9.4)
+
+
+@real_data_in("aclImdb")
+def test_real_reviews():
+    task = load_task("imdb")
+    assert [tuple(task.split(part)[0].shape) for part in SPLITS] == [(n, 128) for n in (20_000, 5_000, 25_000)]
+    assert [task.split(part)[1].mean().item() for part in SPLITS] == [0.5, 0.5, 0.5]
+    x = task.train[0]
+    assert (x[:, 0] == 1).all() and (x.min(), x.max()) == (0, 9_999)
+    # "the" is the most frequent English word; one word in twenty is outside the vocabulary.
+    words = torch.bincount(x[:, 1:].flatten())
+    assert words[3:].argmax() == 0
+    assert 0.03 < words[2] / words[2:].sum() < 0.08
+
+
+@real_data_in("cifar10", "cifar-10-batches-py")
+def test_real_colour_images():
+    task = load_task("cifar10")
+    assert [tuple(task.split(part)[0].shape) for part in SPLITS] == [(n, 3, 28, 28) for n in (40_000, 10_000, 10_000)]
+    assert [torch.bincount(task.split(part)[1]).tolist() for part in SPLITS] == [[n] * 10 for n in (4000, 1000, 1000)]
+    x, _ = task.train
+    assert 0 <= x.min() and x.max() <= 1
+    assert x.mean((0, 2, 3)).tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=0.003)  # often quoted
