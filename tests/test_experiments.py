@@ -1,0 +1,89 @@
+"""The controls: what each arm is, and that arms differ in one thing only."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from msnlib import AUTHORS, CONVERGED, conv_network, dense_network, fit_sequence, load_task, predict
+from msnlib.experiments import CONTROLS, comparison, controls, dedicated, narrow, record
+from msnlib.layers import shared_tensors
+from msnlib.records import Run
+
+pytestmark = pytest.mark.usefixtures("seeded")
+SHORT = dict(epochs=1, stopping=AUTHORS)
+
+
+def size(net):
+    return sum(tensor.numel() for tensor in shared_tensors(net).values())
+
+
+def owned(net, task):
+    return sum(len(tensor[task].positions) for tensor in shared_tensors(net, task).values())
+
+
+@pytest.fixture
+def group():
+    return [load_task(name, limit=80) for name in ("digits", "digits_permuted")]
+
+
+@pytest.mark.parametrize(
+    "build", [partial(dense_network, width=40, depth=3), partial(conv_network, channels=(8, 12), width=32)]
+)
+@pytest.mark.parametrize("density", [0.5, 0.2])
+def test_the_small_network_is_the_largest_that_fits_the_subnetworks_budget(build, density, group):
+    net, _ = dedicated(build, group[0], density=density, **SHORT)
+    small = narrow(build, group[0], density)
+    budget = owned(net, "digits")
+    assert size(small([group[0]])) <= budget < size(build([group[0]], scale=small.keywords["scale"] + 1 / 32))
+
+
+def test_a_budget_below_one_unit_still_gives_a_network(group):
+    build = partial(dense_network, width=40, depth=1)
+    assert [t.shape[0] for t in shared_tensors(narrow(build, group[0], 0.001)([group[0]])).values()] == [1, 1, 10, 10]
+
+
+def test_pruned_alone_is_the_first_task_of_the_multitask_network(group):
+    """Same noise, same scores, same batches: sharing costs the task that comes first nothing at all."""
+    build = partial(dense_network, width=24, depth=2)
+    alone, _ = dedicated(build, group[0], density=0.25, **SHORT)
+    net = build(group)
+    fit_sequence(net, [group], 0.25, **SHORT)
+    assert predict(alone, group[0]).equal(predict(net, group[0]))
+
+
+def test_every_control_of_every_task_is_recorded_under_every_rule(group):
+    run = Run("E1", notebook="02_parallel_dense", profile="quick", seed=0)
+    build, rules = partial(dense_network, width=24, depth=2), [AUTHORS, CONVERGED]
+    histories = controls(run, build, group, 0.25, rules, epochs=1)
+    assert {arm: len(found) for arm, found in histories.items()} == {arm: 2 for arm in CONTROLS}
+    expected = {(t.name, a + end) for t in group for a in CONTROLS for end in ("", ", converged")}
+    assert {(row["task"], row["arm"]) for row in run.results} == expected
+    assert run.data == {task.name: task.description for task in group}
+    only = Run("E1", notebook="02_parallel_dense", profile="quick", seed=0)
+    controls(only, build, group[:1], 0.25, rules, arms=["small"], epochs=1)
+    assert [row["arm"] for row in only.results] == ["small", "small, converged"]
+
+
+def test_the_comparison_lists_a_tasks_arms_together(group, monkeypatch):
+    monkeypatch.delenv("MSNLIB_REPORTS", raising=False)
+    run = Run("E1", notebook="02_parallel_dense", profile="laptop", seed=0)
+    for arm, value in (("dedicated", 97.0), ("multitask", 98.0)):
+        for task in ("mnist", "fashion"):
+            run.add(task=task, arm=arm, metric="accuracy", value=value)
+    table = comparison(run)
+    assert list(table.index) == [(t, a) for t in ("mnist", "fashion") for a in ("dedicated", "multitask")]
+    assert table.loc[("mnist", "multitask"), ["mean", "published", "difference"]].tolist() == [
+        "98.00",
+        "97.58",
+        "+0.42",
+    ]
+
+
+def test_a_record_leaves_the_net_at_the_first_rule(group):
+    net = dense_network(group, width=24, depth=2)
+    history = fit_sequence(net, [group], 0.25, epochs=3, stopping=[AUTHORS, CONVERGED]).histories[0]
+    before = predict(net, group[0])
+    run = Run("E1", notebook="02_parallel_dense", profile="quick", seed=0)
+    record(run, net, history, group, "multitask", [AUTHORS, CONVERGED])
+    assert torch.equal(predict(net, group[0]), before)
