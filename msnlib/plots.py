@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from msnlib.published import published_value
+from msnlib.published import published_table, published_value
 from msnlib.records import Run
-from msnlib.report import format_value
+from msnlib.report import format_value, headline
 from msnlib.task import Task
 from msnlib.training import History
 
@@ -145,29 +145,38 @@ def bars(run: Run) -> None:
 
 
 def results(records: pd.DataFrame) -> Figure:
-    """Every seed of the paper profile beside the published figure: a panel per experiment and task, a row per arm.
+    """Every seed beside the published figure: a panel per published experiment and task, a row per arm.
 
     Args:
-        records: as :func:`~msnlib.records.read_records` gives them.
+        records: as :func:`~msnlib.records.read_records` gives them; of each experiment its largest profile is shown.
     """
-    paper = records[(records["profile"] == "paper") & (records["overrides"] == "{}")]
-    shown = paper[paper["metric"].isin(["accuracy", "mse"])]
+    shown = headline(records)
+    arms = ["dedicated", "multitask", "dedicated, converged", "multitask, converged"]
+    shown = shown[shown["metric"].isin(["accuracy", "mse"]) & shown["arm"].isin(arms) & (shown["profile"] != "quick")]
+    shown = shown[shown["experiment"].isin(published_table()["id"])]
     panels = list(shown.groupby(["experiment", "task", "metric"], sort=False))
-    figure, axes = plt.subplots(1, len(panels), figsize=(2.7 * len(panels) + 1.5, 2.6), squeeze=False, sharey=True)
-    arms = list(dict.fromkeys(shown["arm"]))
-    for ax, ((experiment, task, metric), rows) in zip(axes[0], panels, strict=True):
+    columns = min(len(panels), 5)
+    lines = math.ceil(len(panels) / columns)
+    size = (2.6 * columns + 1.5, 2.0 * lines + 0.6)
+    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_visible(False)
+    for ax, ((experiment, task, metric), rows) in zip(axes.flat, panels, strict=False):
         for place, arm in enumerate(arms):
             values = rows.loc[rows["arm"] == arm, "value"]
             ax.plot(values, [place] * len(values), "o", color="0.35", alpha=0.7, label="one seed")
             published = published_value(experiment, task, arm, metric)
             if published is not None:
                 ax.plot(published, place, "D", color="none", markeredgecolor="black", markersize=9, label="published")
-        ax.set(title=f"{experiment}: {task}", xlabel="accuracy in %" if metric == "accuracy" else "squared error")
+        profile = rows["profile"].iloc[0]
+        ax.set_title(f"{experiment}: {task}" + ("" if profile == "paper" else f" ({profile})"), fontsize=10)
+        ax.set_xlabel("accuracy in %" if metric == "accuracy" else "squared error", fontsize=9)
+        ax.tick_params(axis="x", labelsize=9)
         ax.set_yticks(range(len(arms)), arms)
         ax.set_ylim(len(arms) - 0.5, -0.5)
         ax.margins(x=0.12)
-    found = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.tight_layout(rect=(0, 0.1, 1, 1))
+    found = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.tight_layout(rect=(0, 0.3 / size[1], 1, 1))
     figure.legend(found.values(), found.keys(), loc="lower center", ncols=len(found))
     return figure
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from msnlib.parameters import PROFILES
-from msnlib.published import published_value
+from msnlib.published import published_table, published_value
 from msnlib.records import read_records
 
 REPORT_COLUMNS = (
@@ -158,20 +158,32 @@ _README_ARMS = {
 _README_MARKS = ("<!-- results: written by `make report` from the records in reports/ -->", "<!-- end of results -->")
 
 
-def readme_table(records: pd.DataFrame) -> str:
-    """Return the README's table of the paper profile as Markdown: a line per experiment and task, a column per arm.
+def headline(records: pd.DataFrame) -> pd.DataFrame:
+    """Return the records to show first: of every experiment its largest profile, no parameters set by hand.
 
-    Cells are the mean over seeds with the range in brackets. Runs with parameters of their own are left out.
+    Experiments are in natural order: E2 before E10.
     """
-    table = report_table(records[records["profile"] == "paper"])
-    table = table[table["settings"] == ""]
+    plain = records[records["overrides"] == "{}"]
+    ranks = plain["profile"].map(_rank)
+    largest = plain[ranks == ranks.groupby(plain["experiment"]).transform("min")]
+    return largest.sort_values("experiment", key=lambda ids: ids.map(_natural), kind="stable")
+
+
+def readme_table(records: pd.DataFrame) -> str:
+    """Return the README's table as Markdown: a line per published experiment and task, a column per arm.
+
+    Cells are the mean over seeds with the range in brackets, of `headline`'s runs.
+    """
+    published_ids = set(published_table()["id"])
+    shown = headline(records)
+    table = report_table(shown[shown["experiment"].isin(published_ids) & (shown["profile"] != "quick")])
     lines = []
     for (experiment, task, metric), rows in table.groupby(["experiment", "task", "metric"], sort=False):
         arms = rows.set_index("arm")
-        if not set(_README_ARMS) & set(arms.index):
+        if not set(_README_ARMS) & set(arms.index) or metric not in ("accuracy", "mse"):
             continue
         published = [published_value(experiment, task, arm, metric) for arm in ("dedicated", "multitask")]
-        line = [experiment, f"{task} ({'%' if metric == 'accuracy' else metric})"]
+        line = [experiment, f"{task} ({'%' if metric == 'accuracy' else metric})", rows["profile"].iloc[0]]
         line += ["" if value is None else format_value(metric, value) for value in published]
         for arm in _README_ARMS:
             if arm not in arms.index:
@@ -180,22 +192,23 @@ def readme_table(records: pd.DataFrame) -> str:
             mean, low, high = (format_value(metric, arms.loc[arm, name]) for name in ("mean", "min", "max"))
             line.append(f"{mean} ({low}–{high})")
         lines.append([*line, str(int(rows["seeds"].max()))])
-    header = ["", "task", "published: each alone", "published: one network", *_README_ARMS.values(), "seeds"]
-    return _markdown(header, lines, first_number=2)
+    lines.sort(key=lambda line: _natural(line[0]))
+    header = ["", "task", "profile", "published: each alone", "published: one network", *_README_ARMS.values(), "seeds"]
+    return _markdown(header, lines, first_number=3)
 
 
 def publish(out: Path, readme: Path) -> None:
     """Draw ``results.png`` into ``out`` and put `readme_table` between the two marks in a README.
 
-    Raises `EmptyReport` when there are no records of the paper profile, or the README lacks the marks.
+    Raises `EmptyReport` when there are no records but quick ones, or the README lacks the marks.
     """
     from msnlib.plots import results  # here, so that a table does not wait for torch
 
     records = read_records(out)
     text = readme.read_text(encoding="utf-8")
     start, end = (text.find(mark) for mark in _README_MARKS)
-    if not (records["profile"] == "paper").any() or not -1 < start < end:
-        raise EmptyReport(f"{readme}: no marks for the table, or no run of the paper profile in {out} to fill it from")
+    if not (records["profile"] != "quick").any() or not -1 < start < end:
+        raise EmptyReport(f"{readme}: no marks for the table, or no paper or laptop run in {out} to fill it from")
     start += len(_README_MARKS[0])
     readme.write_text(f"{text[:start]}\n\n{readme_table(records)}\n\n{text[end:]}", encoding="utf-8")
     results(records).savefig(out / "results.png", dpi=110, metadata={"Software": None})
