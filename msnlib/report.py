@@ -15,6 +15,7 @@ REPORT_COLUMNS = (
     *("profile", "experiment", "notebook", "settings", "task", "arm", "metric"),
     *("mean", "min", "max", "sd", "seeds", "published", "difference"),
 )
+CONTROL_ARMS = ("dedicated", "pruned", "small", "random")
 _NOTE = (
     '"published" is from the outputs the paper\'s authors released, accuracies recomputed; each is one run. '
     "The quick profile uses other data, so it has no published figures. sd is the sample standard deviation over seeds."
@@ -167,6 +168,40 @@ def headline(records: pd.DataFrame) -> pd.DataFrame:
     ranks = plain["profile"].map(_rank)
     largest = plain[ranks == ranks.groupby(plain["experiment"]).transform("min")]
     return largest.sort_values("experiment", key=lambda ids: ids.map(_natural), kind="stable")
+
+
+def paired(records: pd.DataFrame, rule: str = "") -> pd.DataFrame:
+    """Return how far the multitask arm is from each control of the same run, over the runs of different seeds.
+
+    Columns: experiment, profile, task, control, mean, min, max, seeds, and digits, the decimals worth showing.
+    Positive differences are better than the control: points of accuracy, or a squared error that is lower.
+
+    Args:
+        records: as `read_records` gives them.
+        rule: the stopping rule; "" is the first, as published, "converged" the other.
+    """
+    ending = f", {rule}" if rule else ""
+    values = records[records["metric"].isin(["accuracy", "mse"])].drop_duplicates(
+        ["experiment", "notebook", "configuration", "task", "arm", "metric"]
+    )
+    wide = values.pivot(
+        index=["experiment", "profile", "notebook", "configuration", "seed", "task", "metric"],
+        columns="arm",
+        values="value",
+    ).reset_index()
+    rows = []
+    for control in CONTROL_ARMS:
+        if not {f"multitask{ending}", f"{control}{ending}"} <= set(wide.columns):
+            continue
+        gap = wide[f"multitask{ending}"] - wide[f"{control}{ending}"]
+        found = wide.assign(gap=gap.where(wide["metric"] != "mse", -gap)).dropna(subset=["gap"])
+        for (experiment, profile, task, metric), same in found.groupby(["experiment", "profile", "task", "metric"]):
+            numbers = {"mean": same["gap"].mean(), "min": same["gap"].min(), "max": same["gap"].max()}
+            row = {"experiment": experiment, "profile": profile, "task": task, "control": control, **numbers}
+            rows.append(row | {"seeds": same["seed"].nunique(), "digits": 4 if metric == "mse" else 2})
+    columns = ["experiment", "profile", "task", "control", "mean", "min", "max", "seeds", "digits"]
+    rows.sort(key=lambda row: (_natural(row["experiment"]), _rank(row["profile"]), row["task"]))
+    return pd.DataFrame(rows, columns=columns)
 
 
 def readme_table(records: pd.DataFrame) -> str:

@@ -7,7 +7,17 @@ import pytest
 
 from msnlib.cli import main
 from msnlib.records import Run, read_records
-from msnlib.report import _README_MARKS, EmptyReport, format_table, format_value, publish, readme_table, report_table
+from msnlib.report import (
+    _README_MARKS,
+    EmptyReport,
+    format_table,
+    format_value,
+    headline,
+    paired,
+    publish,
+    readme_table,
+    report_table,
+)
 
 
 @pytest.fixture
@@ -154,9 +164,56 @@ def test_an_empty_folder_is_one_line(tmp_path, capsys):
 def test_the_readme_shows_exactly_the_committed_records():
     root = Path(__file__).resolve().parent.parent
     records = read_records(root / "reports")
-    if not (records["profile"] == "paper").any():
-        pytest.skip("reports/ holds no run of the paper profile")
+    assert (records["profile"] == "paper").any()
     assert readme_table(records) in (root / "README.md").read_text(encoding="utf-8")
+
+
+def test_an_experiment_is_shown_in_its_largest_profile(out):
+    for experiment, profile in [
+        ("E10", "laptop"),
+        ("E2", "laptop"),
+        ("E2", "quick"),
+        ("E1", "paper"),
+        ("E1", "laptop"),
+    ]:
+        _save(experiment, 0, 90.0, profile, notebook=f"02_{experiment}")
+    _save("E2", 0, 99.0, "paper", density=0.5)
+    records = read_records(out)
+    records.loc[records["profile"].eq("paper") & records["experiment"].eq("E2"), "overrides"] = '{"density": 0.5}'
+    shown = headline(records)
+    assert shown[["experiment", "profile"]].values.tolist() == [["E1", "paper"], ["E2", "laptop"], ["E10", "laptop"]]
+    cells = [line.replace(" ", "").split("|")[1:5] for line in readme_table(records).splitlines()[2:]]
+    assert cells == [
+        ["E1", "mnist(%)", "paper", "97.24"],
+        ["E2", "mnist(%)", "laptop", "98.74"],
+        ["E10", "mnist(%)", "laptop", ""],
+    ]
+
+
+def test_experiments_nobody_published_are_not_in_the_readme(out):
+    _save("E1", 0, 97.0)
+    _save("capacity", 0, 90.0, notebook="10_b")
+    assert len(readme_table(read_records(out)).splitlines()) == 3
+
+
+def test_differences_are_paired_within_a_run_and_positive_is_better(out):
+    for seed, (own, control, error) in enumerate([(97.0, 96.0, 0.25), (98.0, 98.5, 0.125)]):
+        run = Run("E3", notebook="03_b", profile="paper", seed=seed)
+        run.add(task="mnist", arm="multitask", metric="accuracy", value=own)
+        run.add(task="mnist", arm="dedicated", metric="accuracy", value=control)
+        run.add(task="boston", arm="multitask, converged", metric="mse", value=0.125)
+        run.add(task="boston", arm="small, converged", metric="mse", value=error)
+        run.add(task="mnist", arm="multitask", metric="forgetting_accuracy", value=0.0)
+        run.save()
+    lone = Run("E3", notebook="03_b", profile="paper", seed=2)
+    lone.add(task="mnist", arm="multitask", metric="accuracy", value=50.0)
+    lone.save()
+    records = read_records(out)
+    assert paired(records).values.tolist() == [["E3", "paper", "mnist", "dedicated", 0.25, -0.5, 1.0, 2, 2]]
+    assert paired(records, "converged").values.tolist() == [
+        ["E3", "paper", "boston", "small", 0.0625, 0.0, 0.125, 2, 4]
+    ]
+    assert paired(records, "other").empty
 
 
 def test_publish_fills_the_readme_between_its_marks(out):
