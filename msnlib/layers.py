@@ -110,7 +110,7 @@ class SharedTensor(ByTask):
         flat = own.values.new_zeros(self.numel())
         for name in self.read_by(task):
             flat.index_copy_(0, self[name].positions, self[name].values.detach())
-        return flat.index_copy(0, own.positions, own.values).view(self.shape)
+        return flat.index_copy_(0, own.positions, own.values).view(self.shape)  # in place: index_copy copies flat first
 
     def read_by(self, task: str) -> list[str]:
         """Tasks whose frozen entries ``task`` uses: all allocated before it if it reads, else none; in that order."""
