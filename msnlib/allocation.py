@@ -36,25 +36,27 @@ from msnlib.seeding import stream
 METHODS = ("gradient", "snip", "magnitude", "random")
 INITS = ("he", "glorot", "authors")
 READS = ("none", "all")
+GRANULARITIES = ("weight", "unit")
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
+Layer = tuple[str, SharedTensor, SharedTensor | None]
 
 
 class CapacityError(RuntimeError):
-    """A tensor has fewer entries to give than were asked for.
+    """A tensor has fewer entries, or whole units, to give than were asked for.
 
     Attributes:
         layer: name of the tensor, as in :func:`~msnlib.owner_map`.
-        asked, free: numbers of entries.
+        asked, free, total: numbers of entries or units.
     """
 
-    def __init__(self, layer: str, asked: int, free: int, total: int):
-        super().__init__(f"{layer}: asked for {asked} entries, only {free} of {total} are free")
-        self.layer, self.asked, self.free, self.total = layer, asked, free, total
+    def __init__(self, layer: str, asked: int, free: int, total: int, what: str = "entries"):
+        super().__init__(f"{layer}: asked for {asked} {what}, only {free} of {total} are free")
+        self.layer, self.asked, self.free, self.total, self.what = layer, asked, free, total, what
 
     def __reduce__(self):
-        return type(self), (self.layer, self.asked, self.free, self.total)
+        return type(self), (self.layer, self.asked, self.free, self.total, self.what)
 
 
 class DeadOutputWarning(UserWarning):
@@ -76,6 +78,7 @@ def allocate(
     init: str = "he",
     seed: int | None = None,
     legacy_percentile: bool = False,
+    granularity: str = "weight",
 ) -> None:
     """Give a new task its subnetwork: the most salient free entries of every masked tensor.
 
@@ -102,9 +105,13 @@ def allocate(
         seed: of initial values and random scores; None takes the run's (:func:`~msnlib.seed_everything`).
         legacy_percentile: keep ``score >= percentile`` as released, bug for bug: entries owned once before count
             as score 0, and when the percentile is 0 the task gets *every* entry, other tasks' too.
+        granularity: ``"weight"``, the paper's: single entries, scattered. ``"unit"``: whole units (channels of a
+            convolution), ``density`` the share of each hidden layer's units; a unit's score is the sum of its entries'.
+            Between two hidden layers the task then owns density squared of the weights, and its subnetwork is a smaller
+            *dense* network and runs as one. For networks of msnlib's builders.
 
     Raises:
-        CapacityError: a tensor has too few free entries.
+        CapacityError: a tensor has too few free entries or units.
         ValueError: any other unusable argument, a NaN score, a task without a stem or head of its own where others
             have one, a layer that tasks cannot share.
         In every case no layer has changed.
@@ -118,8 +125,12 @@ def allocate(
         raise ValueError(f"task {task!r} is allocated already; release it first")
     _check_choice("reads", reads, READS)
     _check_choice("init", init, INITS)
-    if legacy_percentile and (reads != "none" or density == "free"):
-        raise ValueError("legacy_percentile goes with reads='none' and a number as density")
+    _check_choice("granularity", granularity, GRANULARITIES)
+    if (legacy_percentile or granularity == "unit") and (reads != "none" or density == "free"):
+        rule = "legacy_percentile" if legacy_percentile else "granularity='unit'"
+        raise ValueError(f"{rule} goes with reads='none' and a number as density")
+    if legacy_percentile and granularity == "unit":
+        raise ValueError("legacy_percentile goes with granularity='weight'")
     if density == "free":
         _check_choice("method", method, METHODS)
     else:
@@ -130,7 +141,8 @@ def allocate(
     tensors = shared_tensors(net, task)
     if not tensors:
         raise ValueError("the network has no masked layers to allocate from")
-    if not legacy_percentile:
+    layers = chain(net, task) if granularity == "unit" else []
+    if granularity == "weight" and not legacy_percentile:
         _check_capacity(tensors, density)
 
     order = 1 + max((sub.order for tensor in shared_tensors(net).values() for sub in tensor.values()), default=0)
@@ -143,12 +155,13 @@ def allocate(
         if density == "free":
             return
         scores = _scores(net, task, tensors, method, batches, loss, seed)
+        if granularity == "unit":
+            _keep_units(layers, task, scores, density)
         for name, tensor in tensors.items():
             if legacy_percentile:
-                keep = _at_percentile(scores[name], before[name], density)
-            else:
-                keep = top(scores[name], entries(tensor.numel(), density))
-            _keep(tensor, task, keep)
+                _keep(tensor, task, _at_percentile(scores[name], before[name], density))
+            elif granularity == "weight":
+                _keep(tensor, task, top(scores[name], entries(tensor.numel(), density)))
             if init == "he":
                 _initialise(tensor, task, init, stream("initial values", task, name, seed=seed))
     except BaseException:
@@ -189,6 +202,8 @@ def prune(
     check_density(density)
     _check_saliency(method, batches, loss)
     tensors = {name: tensor for name, tensor in shared_tensors(net, task).items() if task in tensor}
+    if any(tensor[task].units for tensor in tensors.values()):
+        raise ValueError(f"task {task!r} owns whole units and cannot be cut to single entries; release and allocate it")
     for name, tensor in tensors.items():
         asked, owned = entries(tensor.numel(), density), len(tensor[task].positions)
         if asked > owned:
@@ -224,10 +239,65 @@ def _at_percentile(scores: Tensor, owned: Tensor, density: float) -> Tensor:
     return torch.from_numpy(kept.nonzero()[0]).to(owned.device)
 
 
-def _keep(tensor: SharedTensor, task: str, index: Tensor) -> None:
-    """Leave the task only these of its entries (indices into its positions, ascending)."""
+def _keep_units(layers: list[Layer], task: str, scores: dict[str, Tensor], density: float) -> None:
+    """Leave the task whole units of every layer (all of its head), with their inputs from its units before."""
+    before: Tensor | None = None
+    for name, weight, bias in layers:
+        units, inputs, *kernel = weight.shape
+        fan = inputs * math.prod(kernel)
+        if before is None:
+            columns = torch.arange(fan, device=weight.like.device)
+        else:  # one of the layer before feeds as many inputs as it has kernel entries here, or places behind a Flatten
+            width = fan // before.numel()
+            columns = (before.nonzero() * width + torch.arange(width, device=before.device)).flatten()
+        free, score = (torch.zeros(weight.numel(), device=weight.like.device) for _ in range(2))
+        free[weight[task].positions] = 1
+        score[weight[task].positions] = scores[f"{name}.weight"].to(score)
+        free, score = free.view(units, fan)[:, columns].all(1), score.view(units, fan)[:, columns].sum(1)
+        if bias is not None:
+            unused = torch.zeros(units, dtype=torch.bool, device=free.device)
+            unused[bias[task].positions] = True
+            free &= unused
+            score[bias[task].positions] += scores[f"{name}.bias"].to(score)
+        asked = units if weight.is_output else entries(units, density)
+        if asked > int(free.sum()):
+            raise CapacityError(f"{name}.weight", asked, int(free.sum()), units, "units")
+        chosen = top(score.masked_fill(~free, -1), asked)
+        block = (chosen[:, None] * fan + columns).flatten()
+        _keep(weight, task, torch.searchsorted(weight[task].positions, block), asked)
+        if bias is not None:
+            _keep(bias, task, torch.searchsorted(bias[task].positions, chosen), asked)
+        before = torch.zeros(units, dtype=torch.bool, device=free.device).index_fill_(0, chosen, True)
+
+
+def chain(net: nn.Module, task: str) -> list[Layer]:
+    """The masked layers that the task passes, in order: (name, weight, bias); the last is its head.
+
+    Raises:
+        ValueError: not a network of msnlib's builders, in which each layer takes what the one before it gives.
+    """
+    refusal = "granularity='unit' is for networks of msnlib's builders, layers in a row: "
+    if not (isinstance(getattr(net, "trunk", None), nn.Sequential) and hasattr(net, "heads")):
+        raise ValueError(f"{refusal}not {type(net).__name__}")
+    found: list[Layer] = []
+    width = None
+    for name, module, _ in walk(net, task):
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, SharedTensor):
+            continue
+        if getattr(module, "groups", 1) != 1 or (width is not None and weight.shape[1] % width):
+            raise ValueError(f"{refusal}{name} does not take the {width} units before it")
+        found.append((name, weight, module.bias))
+        width = weight.shape[0]
+    if not found or not found[-1][1].is_output:
+        raise ValueError(f"{refusal}task {task!r} has no masked head")
+    return found
+
+
+def _keep(tensor: SharedTensor, task: str, index: Tensor, units: int = 0) -> None:
+    """Leave the task only these of its entries (indices into its positions, ascending), whole units if so many."""
     sub = tensor[task]
-    tensor.own(task, sub.positions[index], sub.values.detach()[index], sub.order, sub.reads)
+    tensor.own(task, sub.positions[index], sub.values.detach()[index], sub.order, sub.reads, units)
 
 
 def _initialise(tensor: SharedTensor, task: str, init: str, generator: torch.Generator) -> None:

@@ -24,25 +24,29 @@ class Subnetwork(nn.Module):
         values: (k,) parameter: what stands at these positions.
         order: allocation number of the task in its network, from 1.
         reads: whether the task also uses, frozen, the entries of tasks allocated before it.
+        units: 0, or, when the task owns whole units, how many: the entries are then a block of so many rows, and the
+            layer computes with that block alone, as a smaller dense layer.
     """
 
     positions: Tensor
 
-    def __init__(self, positions: Tensor, values: Tensor, order: int, reads: bool = False):
+    def __init__(self, positions: Tensor, values: Tensor, order: int, reads: bool = False, units: int = 0):
         super().__init__()
         self.register_buffer("positions", positions)
         self.values = nn.Parameter(values)
         self.order = order
         self.reads = reads
+        self.units = units
 
     def get_extra_state(self) -> Tensor:
-        return torch.tensor([self.order, int(self.reads)])
+        return torch.tensor([self.order, int(self.reads), self.units])
 
     def set_extra_state(self, state: Tensor) -> None:
         self.order, self.reads = int(state[0]), bool(state[1])
+        self.units = int(state[2]) if len(state) > 2 else 0  # files of msnlib 0.1.0 have two numbers
 
     def extra_repr(self) -> str:
-        return f"entries={len(self.positions)}, order={self.order}, reads={self.reads}"
+        return f"entries={len(self.positions)}, order={self.order}, reads={self.reads}, units={self.units}"
 
 
 class ByTask(nn.ModuleDict):
@@ -79,7 +83,7 @@ class PerTask(ByTask):
 class SharedTensor(ByTask):
     """A tensor whose entries are owned by tasks: ``shared["fashion"]`` is fashion's :class:`Subnetwork`.
 
-    Calling it gives the active task's dense tensor. Entries the task does not use are zero.
+    Calling it gives the active task's tensor: dense, zero where the task owns nothing, or the block of its units.
 
     Attributes:
         is_output: whether its rows are a network's outputs. Builders set it on their heads: such a tensor starts
@@ -100,7 +104,14 @@ class SharedTensor(ByTask):
 
     def forward(self) -> Tensor:
         self.current()
-        return self.dense(self.active)
+        return self.tensor(self.active)
+
+    def tensor(self, task: str) -> Tensor:
+        """What the task's layer computes with: the block of its units if it owns whole ones, else :meth:`dense`."""
+        own = self[task]
+        if not own.units:
+            return self.dense(task)
+        return own.values.view(own.units, -1, *self.shape[2:]) if len(self.shape) > 1 else own.values
 
     def dense(self, task: str) -> Tensor:
         """The task's tensor, (\\*shape): its values at its positions, zero or frozen values elsewhere."""
@@ -135,9 +146,11 @@ class SharedTensor(ByTask):
         at = torch.cat([self[name].positions for name in (task, *self.read_by(task))])
         return torch.bincount(at // rows, minlength=self.shape[0])
 
-    def own(self, task: str, positions: Tensor, values: Tensor, order: int, reads: bool = False) -> None:
+    def own(
+        self, task: str, positions: Tensor, values: Tensor, order: int, reads: bool = False, units: int = 0
+    ) -> None:
         """Make ``task`` the owner of exactly these positions (int64, ascending)."""
-        self[task] = Subnetwork(positions, values.to(self.like), order, reads)
+        self[task] = Subnetwork(positions, values.to(self.like), order, reads, units)
 
     def extra_repr(self) -> str:
         return f"shape={tuple(self.shape)}"
@@ -184,9 +197,9 @@ class MaskedLinear(nn.Linear):
         return nn.functional.linear(input, self.weight(), None if self.bias is None else self.bias())
 
     def plain(self, task: str) -> nn.Linear:
-        """The task's layer as ``torch.nn.Linear``."""
-        layer = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
-        return _fill(layer, self, task)
+        """The task's layer as ``torch.nn.Linear``, with the task's units alone if it owns whole ones."""
+        units, inputs = self.weight.tensor(task).shape
+        return _fill(nn.Linear(inputs, units, self.bias is not None, device="meta"), self, task)
 
 
 class MaskedConv2d(nn.Conv2d):
@@ -218,8 +231,9 @@ class MaskedConv2d(nn.Conv2d):
         return self._conv_forward(input, self.weight(), None if self.bias is None else self.bias())
 
     def plain(self, task: str) -> nn.Conv2d:
-        """The task's layer as ``torch.nn.Conv2d``."""
-        return _fill(nn.Conv2d(*self._geometry, device="meta"), self, task)
+        """The task's layer as ``torch.nn.Conv2d``, with the task's channels alone if it owns whole ones."""
+        units, inputs = self.weight.tensor(task).shape[:2]
+        return _fill(nn.Conv2d(inputs * self.groups, units, *self._geometry[2:], device="meta"), self, task)
 
 
 def _share(layer: nn.Module, device, dtype) -> None:
@@ -231,9 +245,9 @@ def _share(layer: nn.Module, device, dtype) -> None:
 
 def _fill(plain: nn.Module, masked: nn.Module, task: str) -> nn.Module:
     plain.training = masked.training
-    plain.weight = nn.Parameter(masked.weight.dense(task).detach().clone())
+    plain.weight = nn.Parameter(masked.weight.tensor(task).detach().clone())
     if masked.bias is not None:
-        plain.bias = nn.Parameter(masked.bias.dense(task).detach().clone())
+        plain.bias = nn.Parameter(masked.bias.tensor(task).detach().clone())
     return plain
 
 

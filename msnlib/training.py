@@ -287,6 +287,7 @@ def fit_sequence(
     init: str = "he",
     sample: int | None = None,
     seed: int | None = None,
+    granularity: str = "weight",
     **fitting: Any,
 ) -> SequenceHistory:
     """Learn tasks one after another: each phase's tasks are allocated when their turn comes, then trained in parallel.
@@ -296,7 +297,7 @@ def fit_sequence(
     Args:
         net: holds none of the tasks yet; stems and heads of a task it does not declare are added in its phase.
         tasks: the phases in order; a phase is one task or several that are trained in parallel.
-        density, method, init: as for :func:`~msnlib.allocate`.
+        density, method, init, granularity: as for :func:`~msnlib.allocate`.
         reads: likewise; the first phase has nothing earlier to read. With ``"all"`` a later phase must be one task,
             as two would freeze each other.
         sample: training examples to score on; None takes all.
@@ -316,7 +317,8 @@ def fit_sequence(
             if task.name not in getattr(net, "declared", {task.name}):
                 net.add_task(task.name, task.inputs, task.outputs, task.vocabulary)
             sampled, earlier = task.batches("train", limit=sample), reads if learned else "none"
-            allocate(net, task.name, density, method, sampled, task.loss, earlier, init, seed)
+            how = dict(reads=earlier, init=init, seed=seed, granularity=granularity)
+            allocate(net, task.name, density, method, sampled, task.loss, **how)
         label, seen = " + ".join(task.name for task in phase), [t for t, _ in learned.values()] + phase
         rows[f"before {label}"] = scores(net, seen)
         histories.append(fit(net, phase, seed=seed, **fitting))
