@@ -22,6 +22,7 @@ from msnlib.layers import (
     ByTask,
     PerTask,
     SharedTensor,
+    TaskCopies,
     check_known,
     check_name,
     check_not_read,
@@ -148,6 +149,9 @@ def allocate(
     order = 1 + max((sub.order for tensor in shared_tensors(net).values() for sub in tensor.values()), default=0)
     before = {name: tensor.owners() for name, tensor in tensors.items()}
     try:
+        for module in net.modules():
+            if isinstance(module, TaskCopies):
+                module.declare(task)
         for name, tensor in tensors.items():
             start = torch.arange(tensor.numel(), device=tensor.like.device) if legacy_percentile else tensor.free()
             tensor.own(task, start, torch.zeros(len(start)), order, reads == "all")
@@ -401,7 +405,7 @@ def _check_capacity(tensors: dict[str, SharedTensor], density: float | str) -> N
 def _check_declared(net: nn.Module, task: str) -> None:
     """Refuse a task that could not run: some part that every task has its own of holds none for it."""
     for name, module, _ in walk(net, task):
-        if isinstance(module, PerTask) and task not in module:
+        if isinstance(module, PerTask) and not isinstance(module, TaskCopies) and task not in module:
             raise ValueError(f"{name}: nothing declared for task {task!r}, only for: {', '.join(module) or 'none'}")
 
 
@@ -417,8 +421,8 @@ def _check_isolated(net: nn.Module) -> None:
                     )
     private = [id(m) for switch in net.modules() if isinstance(switch, ByTask) for m in switch.modules()]
     for name, module in net.named_modules():
-        shared_statistics = isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats
-        if shared_statistics and id(module) not in private:
+        statistics = module._buffers.get("running_mean") is not None
+        if statistics and isinstance(module, nn.modules.batchnorm._NormBase) and id(module) not in private:
             raise ValueError(
-                f"{name}: {type(module).__name__} keeps statistics of all tasks; use one per task (PerTask)"
+                f"{name}: {type(module).__name__} keeps statistics of all tasks; use one per task (convert, PerTask)"
             )

@@ -7,6 +7,7 @@ that is given one task's values does not hold another's, so no momentum and no w
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Iterator
@@ -78,6 +79,35 @@ class PerTask(ByTask):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.current()(*inputs)
+
+
+class TaskCopies(PerTask):
+    """Parameters and buffers of which every task has its own copy, made from a template on allocation.
+
+    Attributes:
+        template: what a new task starts from; no part of the network's parameters or of its state.
+    """
+
+    def __init__(self, template: nn.Module):
+        super().__init__()
+        self.__dict__["template"] = template  # past nn.Module, which would register it
+
+    def declare(self, task: str) -> None:
+        """Give the task a copy."""
+        self[task] = copy.deepcopy(self.template)
+
+    def _apply(self, fn, recurse=True):
+        self.template._apply(fn)
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        # As in a shared tensor, the tasks in a state dict are data, not structure.
+        stored = {key[len(prefix) :].split(".")[0] for key in state_dict if key.startswith(prefix)}
+        for task in set(self) - stored:
+            del self[task]
+        for task in sorted(stored - set(self)):
+            self.declare(task)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class SharedTensor(ByTask):
@@ -303,6 +333,11 @@ def task_parameters(net: nn.Module, task: str) -> list[nn.Parameter]:
     return list(dict.fromkeys(found))  # tied ones once
 
 
+def task_buffers(net: nn.Module, task: str) -> list[Tensor]:
+    """Buffers of modules that are this task's alone, say its batch statistics."""
+    return [buffer for _, module, private in walk(net, task) if private for buffer in module.buffers(recurse=False)]
+
+
 def owner_map(net: nn.Module) -> dict[str, Tensor]:
     """Name of parameter -> int64 tensor of its shape: 0 is free, k belongs to the k-th of :func:`tasks`.
 
@@ -333,10 +368,10 @@ def release(net: nn.Module, task: str) -> None:
 
 
 def discard(net: nn.Module, task: str) -> None:
-    """Take the task's entries out of every tensor, unchecked."""
-    for tensor in shared_tensors(net).values():
-        if task in tensor:
-            del tensor[task]
+    """Take the task's entries out of every tensor, and its copies of what is not shared, unchecked."""
+    for module in net.modules():
+        if isinstance(module, SharedTensor | TaskCopies) and task in module:
+            del module[task]
 
 
 class FrozenTaskError(RuntimeError):

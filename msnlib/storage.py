@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from msnlib.convert import is_converted, plain
 from msnlib.layers import MaskedConv2d, MaskedLinear, PerTask, check_known, shared_tensors, tasks
 from msnlib.networks import BUILDERS, MultitaskNetwork
 
@@ -36,6 +37,8 @@ def extract(net: nn.Module, task: str) -> nn.Module:
         if isinstance(module, MaskedLinear | MaskedConv2d):
             if task in module.weight:
                 copies[id(module)] = module.plain(task)
+        elif is_converted(module):
+            copies[id(module)] = copy.deepcopy(plain(module, task), copies)
         elif isinstance(module, PerTask):
             if task in module:
                 copies[id(module)] = copy.deepcopy(module[task], copies)

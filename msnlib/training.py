@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from msnlib.allocation import allocate, evaluating
-from msnlib.layers import check_known, task_parameters, using
+from msnlib.layers import check_known, task_buffers, task_parameters, using
 from msnlib.seeding import stream
 from msnlib.task import Task
 
@@ -58,7 +58,7 @@ class History:
 
     table: pd.DataFrame
     best: dict[tuple[str, str], int]
-    _parameters: dict[str, list[nn.Parameter]] = field(repr=False)
+    _state: dict[str, list[Tensor]] = field(repr=False)
     _checkpoints: dict[tuple[str, str], list[Tensor]] = field(repr=False)
 
     def use(self, rule: Stopping) -> None:
@@ -67,14 +67,14 @@ class History:
         Raises:
             ValueError: fit was not given the rule.
         """
-        if (rule.name, next(iter(self._parameters))) not in self._checkpoints:
+        if (rule.name, next(iter(self._state))) not in self._checkpoints:
             raise ValueError(
                 f"fit kept nothing for the rule {rule.name!r}; it kept: {sorted({r for r, _ in self.best})}"
             )
-        for task, parameters in self._parameters.items():
+        for task, tensors in self._state.items():
             with torch.no_grad():
-                for parameter, value in zip(parameters, self._checkpoints[rule.name, task], strict=True):
-                    parameter.copy_(value)
+                for tensor, value in zip(tensors, self._checkpoints[rule.name, task], strict=True):
+                    tensor.copy_(value)
 
     def seconds(self, rule: Stopping, task: str) -> float:
         """Training time up to the epoch that the rule kept for the task."""
@@ -155,6 +155,7 @@ def fit(
     names = list(parameters)
     watches = [_Watch(r, g) for r in rules for g in ([[n] for n in names] if r.per_task else [names])]
     rows: list[dict[str, Any]] = []
+    state = {name: [*values, *task_buffers(net, name)] for name, values in parameters.items()}
     checkpoints: dict[tuple[str, str], list[Tensor]] = {}
     for epoch in tqdm(range(1, epochs + 1), desc=" + ".join(names), unit="epoch", leave=False, disable=None):
         going = [task for task in group if any(task.name in w.group and not w.done for w in watches)]
@@ -173,9 +174,9 @@ def fit(
         for watch in watches:
             if not watch.done and watch.improves(epoch, losses):
                 for name in watch.group:
-                    checkpoints[watch.rule.name, name] = [p.detach().clone() for p in parameters[name]]
+                    checkpoints[watch.rule.name, name] = [t.detach().clone() for t in state[name]]
     best = {(w.rule.name, name): w.epoch for w in watches for name in w.group}
-    history = History(pd.DataFrame(rows), best, parameters, checkpoints)
+    history = History(pd.DataFrame(rows), best, state, checkpoints)
     history.use(rules[0])
     return history
 
