@@ -36,7 +36,7 @@ CLEAN = scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
 	  JUPYTER_CONFIG_DIR="$$scratch/jupyter" JUPYTER_DATA_DIR="$$scratch/jupyter" && unset MSNLIB_REPORTS
 
 test: $(INSTALLED) ## run the tests, and every notebook against its committed outputs
-	@$(CLEAN) && $(VENV)/bin/python -m pytest
+	@$(CLEAN) && $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile
 
 notebooks: $(INSTALLED) ## re-make the outputs committed with the notebooks (read the changes before you commit them)
 	@$(CLEAN) && $(VENV)/bin/python -m nbconvert --to notebook --execute --inplace --log-level WARN \
