@@ -288,17 +288,29 @@ def using(net: nn.Module, task: str) -> Iterator[nn.Module]:
     Raises:
         ValueError: the network holds no such task.
     """
-    switches = [module for module in net.modules() if isinstance(module, ByTask)]
-    if not any(isinstance(switch, SharedTensor) and task in switch for switch in switches):
+    found = switches(net)
+    if not any(isinstance(switch, SharedTensor) and task in switch for switch in found):
         check_known(net, task)
-    before = [switch.active for switch in switches]
-    for switch in switches:
-        switch.active = task
-    try:
+    with activated(found, task):
         yield net
+
+
+def switches(net: nn.Module) -> list[ByTask]:
+    """Everything in the network that depends on the task."""
+    return [module for module in net.modules() if isinstance(module, ByTask)]
+
+
+@contextmanager
+def activated(found: list[ByTask], task: str) -> Iterator[None]:
+    """Let these switches stand at the task inside the block: :func:`using` for who has found them already."""
+    before = [switch.active for switch in found]
+    for switch in found:
+        switch.__dict__["active"] = task  # past nn.Module's __setattr__, which every training step would pay for
+    try:
+        yield
     finally:
-        for switch, active in zip(switches, before, strict=True):
-            switch.active = active
+        for switch, active in zip(found, before, strict=True):
+            switch.__dict__["active"] = active
 
 
 def shared_tensors(net: nn.Module, task: str | None = None) -> dict[str, SharedTensor]:

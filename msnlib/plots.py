@@ -60,12 +60,14 @@ def learning_curves(histories: Mapping[str, Sequence[History]], rule: str) -> No
     names = list(dict.fromkeys(t for hs in histories.values() for h in hs for t in h.table["task"].unique()))
     figure, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.2), squeeze=False)
     for ax, name in zip(axes[0], names, strict=True):
-        for (arm, trained), line, colour in zip(histories.items(), LINES, sns.color_palette(), strict=False):
+        for place, (arm, trained) in enumerate(histories.items()):
+            colour, line = f"C{place}", LINES[place % len(LINES)]
+            width = 2 - place // len(LINES)  # a fifth arm is a thin first one
             for history in trained:
                 rows = history.table[history.table["task"] == name]
                 if rows.empty:
                     continue
-                ax.plot(rows["epoch"], rows["valid_loss"], line, color=colour, label=arm)
+                ax.plot(rows["epoch"], rows["valid_loss"], line, color=colour, linewidth=width, label=arm)
                 kept = rows[rows["epoch"] == history.best[rule, name]]
                 ax.plot(kept["epoch"], kept["valid_loss"], "o", color=colour, markeredgecolor="black")
         ax.set(title=name, xlabel="epoch", ylabel="validation loss", yscale="log")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from msnlib.allocation import allocate, evaluating
-from msnlib.layers import check_known, task_buffers, task_parameters, using
+from msnlib.layers import activated, check_known, switches, task_buffers, task_parameters, using
 from msnlib.seeding import stream
 from msnlib.task import Task
 
@@ -199,6 +199,7 @@ def _epoch(
 ) -> dict[str, tuple[float, float]]:
     """One pass; task -> (mean training loss, seconds)."""
     net.train()
+    found = switches(net)
     total = {task.name: 0.0 for task in group}
     seconds = {task.name: 0.0 for task in group}
     streams = {task.name: _cycle(task, size, orders[task.name]) for task in group}
@@ -206,7 +207,7 @@ def _epoch(
         start = time.perf_counter()
         x, y = next(streams[task.name])
         optimizers[task.name].zero_grad()
-        with using(net, task.name):
+        with activated(found, task.name):
             loss = task.loss(net(x), y)
             loss.backward()
         optimizers[task.name].step()

@@ -13,7 +13,7 @@ def test_the_example_runs_and_does_what_it_says(tmp_path, monkeypatch):
     import msnlib
 
     monkeypatch.chdir(tmp_path)
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    example, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     learn_digits, rest = example.split("net.add_task", 1)
     names: dict = {}
     exec(learn_digits, names)
@@ -25,6 +25,18 @@ def test_the_example_runs_and_does_what_it_says(tmp_path, monkeypatch):
     assert (tmp_path / "two_tasks.safetensors").is_file()
     exec("msn.release" + rest.split("msn.release", 1)[1], names)
     assert msnlib.tasks(names["net"]) == ["wine"]
+
+
+def test_the_example_of_another_model_runs():
+    import torchvision
+
+    import msnlib
+
+    _, example = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names = {"msn": msnlib}
+    exec(example, names)
+    assert names["logits"].shape == (2, 10)
+    assert type(names["alone"]) is torchvision.models.ResNet
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(((?!http)[^)#]+)\)", README))))
