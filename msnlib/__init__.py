@@ -12,6 +12,7 @@ _HOME = {
     "allocation": ("CapacityError", "DeadOutputWarning", "OverlapWarning", "allocate", "prune"),
     "convert": ("convert",),
     "data": ("datasets", "load_task"),
+    "export": ("export_onnx", "extract"),
     "layers": (
         *("FrozenTaskError", "MaskedConv2d", "MaskedLinear", "PerTask"),
         *("owner_map", "release", "task_parameters", "tasks", "using"),
@@ -19,7 +20,7 @@ _HOME = {
     "networks": ("MultitaskNetwork", "conv_network", "dense_network"),
     "readers": ("DataError",),
     "seeding": ("seed_everything",),
-    "storage": ("extract", "load", "save"),
+    "storage": ("inspect", "load", "save"),
     "task": ("Task",),
     "training": ("AUTHORS", "CONVERGED", "Stopping", "evaluate", "fit", "fit_sequence", "predict"),
 }

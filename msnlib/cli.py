@@ -60,6 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(function=_report)
 
+    command = commands.add_parser("inspect", help="what a saved network holds: tasks, entries, bytes")
+    command.add_argument("file", type=Path, metavar="FILE", help="written by msnlib.save")
+    command.set_defaults(function=_inspect)
+
     command = commands.add_parser("course", parents=[notebooks], help="release, grade and answer the problem sets")
     command.add_argument("step", choices=("release", "grade", "feedback"), help="in this order; grade with nbgrader")
     command.add_argument("folder", type=Path, metavar="DIR", help="the lecturer's folder")
@@ -138,6 +142,27 @@ def _report(arguments: argparse.Namespace) -> int:
     except EmptyReport as error:
         print(f"msn: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from msnlib.storage import inspect
+
+    try:
+        held = inspect(arguments.file)
+    except (FileNotFoundError, ValueError) as error:
+        raise UsageError(str(error)) from None
+    network, size, width = held["network"] or {}, held["bytes"], max(map(len, ["task", *held["tasks"]]))
+    print(f"{arguments.file}: {network.get('builder', 'a module of its own')}, format {held['format']}")
+    print(f"{'task':{width}}  density    entries  reads")
+    for name, task in held["tasks"].items():
+        print(f"{name:{width}}  {task['density']:7.4f}  {task['entries']:9,}  {task['reads']}")
+    for (one, other), count in held["overlap"].items():
+        print(f"{one} and {other} both own {count:,} entries")
+    parts = ", ".join(f"{part} {count:,}" for part, count in size.items() if part != "file")
+    print(f"bytes: {size['file']:,} ({parts})")
+    ratio = f"; the file is {size['file'] / held['bound']:.3f} times that" if held["bound"] else ""
+    print(f"bound: {held['bound']:,}, what is in values and the entropy of positions{ratio}")
     return 0
 
 

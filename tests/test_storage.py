@@ -1,12 +1,16 @@
 """Networks in files, whole and damaged, and tasks taken out of msnlib as plain torch."""
 
+import base64
 import copy
 import json
+import math
 import os
 import subprocess
 import sys
 import warnings
+import zlib
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -21,6 +25,7 @@ from msnlib import (
     allocate,
     dense_network,
     extract,
+    inspect,
     load,
     owner_map,
     predict,
@@ -30,6 +35,9 @@ from msnlib import (
     tasks,
     using,
 )
+from msnlib.cli import main
+from msnlib.layers import shared_tensors
+from msnlib.storage import decode, encode
 
 pytestmark = pytest.mark.usefixtures("seeded")
 
@@ -136,7 +144,7 @@ def test_the_header_is_readable(network, tmp_path):
     save(net, tmp_path / "net.safetensors")
     with safe_open(tmp_path / "net.safetensors", framework="pt") as file:
         header = json.loads(file.metadata()["msnlib"])
-    assert header["format"] == 1
+    assert header["format"] == 2
     assert header["network"]["builder"] == "dense_network" and header["network"]["dtype"] == "float32"
     assert header["network"]["declared"]["c"] == {"inputs": [5], "outputs": 1, "vocabulary": 7}
     assert list(header["tasks"]) == ["z", "c", "a", "b"] and header["tasks"]["c"]["reads"] == "all"
@@ -148,7 +156,7 @@ def test_the_file_is_as_small_as_the_entries_held(tmp_path):
     net = nn.Sequential(MaskedLinear(300, 300, bias=False))
     allocate(net, "a", 0.1, "random")
     save(net, tmp_path / "net.safetensors")
-    assert 9000 * (4 + 8) < (tmp_path / "net.safetensors").stat().st_size < 9000 * (4 + 8) + 2000
+    assert 9000 * 4 < (tmp_path / "net.safetensors").stat().st_size < 9000 * (4 + 4.8 / 8) + 1000
 
 
 def test_a_users_module_is_filled(users_module, same, tmp_path):
@@ -212,6 +220,119 @@ def test_saving_changes_nothing(network, snapshot, same, tmp_path):
     assert (tmp_path / "net.safetensors").stat().st_mode & 0o777 == 0o644
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda net: setattr(net, "1", MaskedLinear(4, 4)), "a tensor of shape (3, 4) does not fit one of (4, 4)"),
+        (lambda net: net.append(MaskedLinear(3, 3)), "Missing key(s)"),
+    ],
+    ids=["wider", "deeper"],
+)
+def test_a_module_that_does_not_fit_is_left_as_it_was(change, message, snapshot, same, tmp_path):
+    """The first layer would fit: without a rehearsal it held the file's entries by then."""
+    net = nn.Sequential(MaskedLinear(3, 4), MaskedLinear(4, 3))
+    allocate(net, "a", 0.5, "random")
+    save(net, tmp_path / "net.safetensors")
+    other = copy.deepcopy(net)
+    release(other, "a")
+    change(other)
+    allocate(other, "b", 0.3, "random")
+    before = snapshot(other)
+    with pytest.raises(ValueError) as error:
+        load(tmp_path / "net.safetensors", net=other)
+    assert message in str(error.value) and same(snapshot(other), before)
+
+
+# Written by msnlib 0.1.0 (zlib, base85): 4 - 3 - 2 and 1, task a at density 0.5, then b at 0.2 with reads="all".
+FORMAT_1 = (
+    "c-p0wzi-n(6vqoKNT}j3fT8k+bc*hm&rVg51tBrAAf%>>&i0vDaqY;yP^yxJiIM-IBRdO}0agZf#2*0?jEH9^q4{wkuARkt&+mQw-hJQQ<@N4X`8"
+    "%_Ey<??iAhqoEto<`9?@MY6Yu_TF&lz_@U$%YWQyNeY3u!Cg5rG{NOv8|Su0se5eBy^r;A1xww#OajP$}CMvX1j4jyzzUb*(VXj-~Ee`+EfKb*)6"
+    "{lQbI?HoWvkQ5>kOu)0>Dl3exv1r*UyG92l=c+Cs*BnouDuox=ihZCy=2l{lVCZI4*rDk-32$UboOa;>~%IWixe8`WAxOAjv9$MJXQ(t-`NIflF$"
+    "taG;h1;u;PuAp*OM;g9AYZCRB|3}LB$=Y=T12``#Vwl>hqViLreu&$noQCJ+Fht=j$*Gss9?l)mmo5ZfiWHf$LbgEmTY;E%v(M6LT9p<YpGQ+9p&"
+    "nRppOIxePLD#>yR8FtDK-T40EM(aAD*gEyH9*99zY?h*1M?m_lPwn&elijZwt$Jnck9&-%Jzb#xWTF|vgL*q~usAQu~v6?!%;AVvi9OQ6?KUw|P("
+    "=nBxQ-!kA3VZwl{Co`}R;R`)C6&i4e2y8$$>05v{E;mAJcJ4x%?NS__jgmnNH&we$5yf}~*kHf`hbZL+WQCp$(f|ulzFJ}fVE~7y;09zpS%8J8vm"
+    "i^;fdm|)u4_Oxk;aANmQW+KLg&J8;=<Nu0vm`8<N+XJE;mB!%@EMwX26Dv=DCbVY613;(f_LrAb@e>8NLa}OgN~Gm`=w!wGn|hHJ@X3a1>fK?&VD"
+    "|(`5=9nKNqGb#*E$?)u4{vNFn>aKeOxbz3vXby|f9<^p!_`1<7U_|~;8^Ka&##cgkhU(UO+hO_B=+ZE%lTF*M(a(_D&x$E+7O`p3PzB{vT&iUT_I"
+    "zLDb{~Ww}Ft{k}JMZ3K%;($_w>#gyeERr(=X2-h=;eoV=SSzs)5rI}{(gIb2X{Mv0lb{Zp#"
+)
+
+
+def test_a_file_of_the_first_format_is_read(tmp_path):
+    path = tmp_path / "old.safetensors"
+    path.write_bytes(zlib.decompress(base64.b85decode(FORMAT_1)))
+    net = load(path)
+    assert tasks(net) == ["a", "b"] and net.trunk[0].weight["b"].reads
+    x = torch.ones(1, 4)
+    assert torch.allclose(net(x, "a"), torch.tensor([[0.0339, -0.1200]]), atol=1e-4)
+    assert torch.allclose(net(x, "b"), torch.tensor([[-0.1476]]), atol=1e-4)
+    assert inspect(path)["format"] == 1 and list(inspect(path)["tasks"]) == ["a", "b"]
+    save(net, tmp_path / "new.safetensors")
+    assert inspect(tmp_path / "new.safetensors")["bound"] == inspect(path)["bound"]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    for read in (load, inspect):
+        with pytest.raises(ValueError, match="altered after msnlib saved them"):
+            read(path)
+
+
+# ---------------------------------------------------------------------------------------- positions
+
+
+PATTERNS = {
+    "empty": [],
+    "the first": [0],
+    "one": [41],
+    "far": [2**40, 2**40 + 1],
+    "full": range(1000),
+    "every other": range(0, 1000, 2),
+    "clustered": [*range(10), *range(10_000, 10_100), 99_999],
+    **{f"random {d}": sorted(np.random.default_rng(1).permutation(5000)[: int(5000 * d)]) for d in (0.01, 0.1, 0.9)},
+}
+
+
+@pytest.mark.parametrize("positions", PATTERNS.values(), ids=PATTERNS)
+def test_positions_come_back_from_their_code(positions):
+    positions = np.array(positions, np.int64)
+    code = encode(positions)
+    assert code.dtype == np.uint8 and np.array_equal(decode(code), positions)
+    assert decode(code).dtype == np.int64
+
+
+@pytest.mark.parametrize("density", [0.01, 0.1, 0.25, 0.38, 0.5])
+def test_the_code_is_near_the_entropy_whatever_the_pattern(density):
+    n, k = 100_000, round(100_000 * density)
+    bits = -n * (density * math.log2(density) + (1 - density) * math.log2(1 - density))
+    scattered = np.sort(np.random.default_rng(0).permutation(n)[:k])
+    # Nine in ten of them in a quarter of the tensor, as where inputs are dead.
+    weight = np.where(np.arange(n) < n // 4, 0.9 / (n // 4), 0.1 / (n - n // 4))
+    clustered = np.sort(np.random.default_rng(0).choice(n, k, replace=False, p=weight) if density <= 0.1 else scattered)
+    for positions in (scattered, clustered):
+        assert 8 * len(encode(positions)) <= 1.045 * bits + 100
+
+
+@pytest.mark.parametrize("code", [b"\3" + bytes(8) + b"\1", b"\0\5" + bytes(7) + b"\1", b"\3\5" + bytes(7)])
+def test_no_code_is_an_error(code):
+    with pytest.raises(ValueError, match="no code of positions"):
+        decode(np.frombuffer(code, np.uint8))
+
+
+@pytest.mark.parametrize("granularity", ["weight", "unit"])
+def test_a_file_is_within_a_twentieth_of_the_bound(granularity, make_task, same, tmp_path):
+    group = [make_task(name, inputs=(100,)) for name in "abc"]
+    net = dense_network(group, width=400, depth=2)
+    for name in "abc":
+        allocate(net, name, 0.1, "random", granularity=granularity)
+    path = tmp_path / "net.safetensors"
+    save(net, path)
+    held = inspect(path)
+    payload = held["bytes"]["file"] - held["bytes"]["header"]
+    assert held["bound"] <= payload <= 1.05 * held["bound"]
+    assert held["bytes"]["header"] < 12_000
+    if granularity == "unit":
+        assert held["bytes"]["positions"] < 0.05 * held["bytes"]["values"]
+    assert same(bits(load(path)), bits(net))
+
+
 # ------------------------------------------------------------------------------------------- damage
 
 
@@ -272,10 +393,10 @@ def test_foreign_and_newer_and_missing_files_are_named(saved, tmp_path, monkeypa
     assert "not a safetensors file" in refusal(path)
     torch.save({"w": torch.ones(2)}, path)
     assert "not a safetensors file" in refusal(path)
-    monkeypatch.setattr(storage, "FORMAT", 2)
+    monkeypatch.setattr(storage, "FORMAT", 3)
     save(MaskedLinear(2, 2), path)
     monkeypatch.undo()
-    assert "format 2; this msnlib reads format 1" in refusal(path)
+    assert "format 3; this msnlib reads formats up to 2" in refusal(path)
     for missing in (tmp_path / "none.safetensors", tmp_path):
         with pytest.raises(FileNotFoundError) as error:
             load(missing)
@@ -301,6 +422,86 @@ def test_a_path_that_cannot_be_written_is_an_error(tmp_path):
         with pytest.raises(OSError):
             save(MaskedLinear(2, 2), path)
     assert os.listdir(tmp_path) == ["folder"] and os.listdir(tmp_path / "folder") == []
+
+
+# ------------------------------------------------------------------------------------------ inspect
+
+
+def test_inspecting_by_hand(tmp_path, capsys):
+    """10 x 10 without a bias: a owns 10 of 100, b 20 of the 90 left."""
+    net = nn.Sequential(MaskedLinear(10, 10, bias=False), nn.LayerNorm(5))
+    allocate(net, "a", 0.1, "random")
+    allocate(net, "b", 0.2, "random", reads="all")
+    path = tmp_path / "net.safetensors"
+    save(net, path)
+    held = inspect(str(path))
+    assert (held["format"], held["network"], held["overlap"]) == (2, None, {})
+    assert held["tasks"] == {
+        "a": {"entries": 10, "density": 0.1, "reads": "none"},
+        "b": {"entries": 20, "density": 0.2, "reads": "all"},
+    }
+    bits = math.log2(math.comb(100, 10)) + math.log2(math.comb(90, 20))
+    assert held["bound"] == 30 * 4 + 10 * 4 + math.ceil(bits / 8)
+    size = held["bytes"]
+    assert (size["values"], size["own"], size["file"]) == (120, 40, path.stat().st_size)
+    assert sum(size.values()) == 2 * size["file"]
+    assert main(["inspect", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{path}: a module of its own, format 2"
+    assert [line.split() for line in lines[2:4]] == [["a", "0.1000", "10", "none"], ["b", "0.2000", "20", "all"]]
+    assert lines[4].startswith(f"bytes: {size['file']:,} (values 120, positions {size['positions']}, own 40, header ")
+
+
+def test_an_overlap_is_counted_per_pair(network, tmp_path, capsys):
+    net, _ = network
+    path = tmp_path / "net.safetensors"
+    save(net, path)
+    held = inspect(path)
+    shared = shared_tensors(net)
+    owned = {
+        task: {(name, k) for name, t in shared.items() if task in t for k in t[task].positions.tolist()}
+        for task in tasks(net)
+    }
+    expected = {(a, b): len(owned[a] & owned[b]) for k, a in enumerate(owned) for b in list(owned)[k + 1 :]}
+    assert held["overlap"] == {pair: n for pair, n in expected.items() if n} and held["overlap"]
+    assert held["network"]["builder"] == "dense_network" and list(held["tasks"]) == tasks(net)
+    main(["inspect", str(path)])
+    (a, b), count = next(iter(held["overlap"].items()))
+    assert f"{a} and {b} both own {count} entries" in capsys.readouterr().out
+
+
+def test_a_file_without_tasks_can_be_inspected(tmp_path):
+    save(dense_network(inputs=4, width=3, depth=1), tmp_path / "net.safetensors")
+    assert inspect(tmp_path / "net.safetensors")["tasks"] == {}
+    assert main(["inspect", str(tmp_path / "net.safetensors")]) == 0
+
+
+def test_inspecting_notices_damage_to_all_that_it_tells(saved, capsys):
+    path, whole = saved
+    unnoticed = []
+    for k in range(len(whole)):
+        path.write_bytes(whole[:k] + bytes([whole[k] ^ (1 << k % 8)]) + whole[k + 1 :])
+        try:
+            inspect(path)
+            unnoticed.append(k)
+        except ValueError as error:
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+    length = 8 + int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8:length])
+    described = whole.index(b'"msnlib":') + len(b'"msnlib":')
+    looked_at = set(range(described, described + len(json.dumps(header.pop("__metadata__")["msnlib"]))))
+    for name, tensor in header.items():
+        if not name.endswith("values"):
+            looked_at |= {length + k for k in range(*tensor["data_offsets"])}
+    assert len(looked_at) > 100 and not looked_at & set(unnoticed)
+    for cut in (0, 7, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        assert main(["inspect", str(path)]) == 2
+        shown = capsys.readouterr()
+        assert shown.out == "" and shown.err.startswith(f"msn: {path}: cut short or not a safetensors file")
+    for missing in (path.parent / "none", path.parent):
+        assert main(["inspect", str(missing)]) == 2
+        assert capsys.readouterr().err == f"msn: {missing}: no such file\n"
 
 
 # ------------------------------------------------------------------------------------------ extract
