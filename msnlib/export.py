@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import operator
 import os
 import time
 import warnings
@@ -48,8 +47,8 @@ def extract(net: nn.Module, task: str, format: str = "dense", batch_size: int = 
     """
     if format not in FORMATS:
         raise ValueError(f"format {format!r} is not one of {', '.join(FORMATS)}")
-    if operator.index(batch_size) < 1:
-        raise ValueError(f"batch_size {batch_size} must be at least 1")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size {batch_size!r} must be a whole number of at least 1")
     check_known(net, task)
     if format == "dense":
         return _dense(net, task)

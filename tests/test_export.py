@@ -303,8 +303,9 @@ def test_unusable_arguments_are_refused(networks):
     net, task, _ = networks["dense a"]
     with pytest.raises(ValueError, match="format 'sparse' is not one of dense, compact, csr, auto"):
         extract(net, task, "sparse")
-    with pytest.raises(ValueError, match="batch_size 0 must be at least 1"):
-        extract(net, task, "auto", batch_size=0)
+    for size in (0, 2.5, "32"):
+        with pytest.raises(ValueError, match=f"batch_size {size!r} must be a whole number of at least 1"):
+            extract(net, task, "auto", batch_size=size)
     with pytest.raises(ValueError, match="no task 'other' in this network; it holds: a, b, c"):
         extract(net, "other", "csr")
 
