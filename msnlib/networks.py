@@ -75,7 +75,8 @@ class MultitaskNetwork(nn.Module):
         if isinstance(self.inputs, int):
             stem, width = [nn.Flatten()], math.prod(inputs)
             if vocabulary is not None:
-                words = torch.randn(vocabulary, 2, generator=stream("embedding", name))
+                # Keras's default. From N(0, 1) the layers behind learn reviews by heart before the embedding has moved.
+                words = torch.rand(vocabulary, 2, generator=stream("embedding", name)).mul(0.1).sub(0.05)
                 stem, width = [nn.Embedding.from_pretrained(words, freeze=False), nn.Flatten()], 2 * width
             return stem if width == self.inputs else [*stem, MaskedLinear(width, self.inputs), nn.ReLU()]
         channels, *size = self.inputs
