@@ -183,6 +183,37 @@ def results(records: pd.DataFrame) -> Figure:
     return figure
 
 
+def speed(records: pd.DataFrame) -> Figure:
+    """How many times as fast as T dense networks a training step of T tasks is: a panel per batch size, a line per arm.
+
+    Args:
+        records: as :func:`~msnlib.records.read_records` gives them, with runs of notebook 80 among them.
+    """
+    shown = headline(
+        records[(records["experiment"] == "performance") & records["metric"].str.startswith("speedup_batch")]
+    )
+    shown = shown[~shown["arm"].str.contains(" ")]
+    shown = shown.assign(count=shown["task"].str.extract(r"(\d+)", expand=False).astype(int))
+    means = shown.groupby(["metric", "arm", "count"], sort=False)["value"].mean()
+    metrics = list(dict.fromkeys(shown["metric"]))
+    figure, axes = plt.subplots(1, len(metrics), figsize=(3.6 * len(metrics) + 1, 2.9), squeeze=False)
+    for ax, metric in zip(axes[0], metrics, strict=True):
+        for place, arm in enumerate(dict.fromkeys(shown["arm"])):
+            line = means[metric, arm]
+            ax.plot(
+                line.index, line, LINES[place % len(LINES)], marker="os^Dv"[place % 5], color=f"C{place}", label=arm
+            )
+        ax.axhline(1, color="black", linewidth=1)
+        ax.set(title=f"batch {metric.rsplit('_', 1)[1]}", xlabel="tasks", ylabel="times as fast as dense networks")
+        ax.set(xscale="log", yscale="log", xticks=list(dict.fromkeys(shown["count"])))
+        ax.xaxis.set_major_formatter("{x:.0f}")
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_locator(plt.NullLocator())
+    axes[0][-1].legend()
+    figure.tight_layout()
+    return figure
+
+
 def matrix(scores: pd.DataFrame, metrics: Mapping[str, str]) -> None:
     """A table of metrics before and after every phase as a picture; darker is better within a column.
 

@@ -233,11 +233,11 @@ def readme_table(records: pd.DataFrame) -> str:
 
 
 def publish(out: Path, readme: Path) -> None:
-    """Draw ``results.png`` into ``out`` and put `readme_table` between the two marks in a README.
+    """Draw ``results.png`` and ``speed.png`` into ``out`` and put `readme_table` between the two marks in a README.
 
     Raises `EmptyReport` when there are no records but quick ones, or the README lacks the marks.
     """
-    from msnlib.plots import results  # here, so that a table does not wait for torch
+    from msnlib.plots import results, speed  # here, so that a table does not wait for torch
 
     records = read_records(out)
     text = readme.read_text(encoding="utf-8")
@@ -247,6 +247,8 @@ def publish(out: Path, readme: Path) -> None:
     start += len(_README_MARKS[0])
     readme.write_text(f"{text[:start]}\n\n{readme_table(records)}\n\n{text[end:]}", encoding="utf-8")
     results(records).savefig(out / "results.png", dpi=110, metadata={"Software": None})
+    if (records["experiment"] == "performance").any():
+        speed(records).savefig(out / "speed.png", dpi=110, metadata={"Software": None})
 
 
 def write_report(out: Path | str) -> str:

@@ -229,6 +229,13 @@ def test_publish_fills_the_readme_between_its_marks(out):
     assert "| E1 | mnist (%) |" in readme_table(read_records(out)).replace("  ", "")
     assert "97.75 (97.00–98.50)" in readme_table(read_records(out))
     assert (out / "results.png").stat().st_size > 1000
+    assert not (out / "speed.png").exists()
+    run = Run("performance", notebook="80_b", profile="laptop", seed=0)
+    for count in (1, 2):
+        run.add(task=f"{count} tasks", arm="scattered", metric="speedup_batch_32", value=2.0)
+    run.save()
+    publish(out, readme)
+    assert (out / "speed.png").stat().st_size > 1000
     readme.write_text("no marks")
     with pytest.raises(EmptyReport, match="no marks"):
         publish(out, readme)
