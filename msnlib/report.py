@@ -170,7 +170,7 @@ def headline(records: pd.DataFrame) -> pd.DataFrame:
     return largest.sort_values("experiment", key=lambda ids: ids.map(_natural), kind="stable")
 
 
-def paired(records: pd.DataFrame, rule: str = "") -> pd.DataFrame:
+def paired(records: pd.DataFrame, rule: str = "", variant: str = "") -> pd.DataFrame:
     """Return how far the multitask arm is from each control of the same run, over the runs of different seeds.
 
     Columns: experiment, profile, task, control, mean, min, max, seeds, and digits, the decimals worth showing.
@@ -179,8 +179,9 @@ def paired(records: pd.DataFrame, rule: str = "") -> pd.DataFrame:
     Args:
         records: as `read_records` gives them.
         rule: the stopping rule; "" is the first, as published, "converged" the other.
+        variant: of the arms, such as "scaled" for "multitask scaled" against "dedicated scaled".
     """
-    ending = f", {rule}" if rule else ""
+    ending = (f" {variant}" if variant else "") + (f", {rule}" if rule else "")
     values = records[records["metric"].isin(["accuracy", "mse"])].drop_duplicates(
         ["experiment", "notebook", "configuration", "task", "arm", "metric"]
     )

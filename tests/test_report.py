@@ -214,6 +214,8 @@ def test_differences_are_paired_within_a_run_and_positive_is_better(out):
         ["E3", "paper", "boston", "small", 0.0625, 0.0, 0.125, 2, 4]
     ]
     assert paired(records, "other").empty
+    records["arm"] = records["arm"].str.replace(r"^(\w+)", r"\1 scaled", regex=True)
+    assert paired(records, "converged", "scaled")["mean"].tolist() == [0.0625]
 
 
 def test_publish_fills_the_readme_between_its_marks(out):
