@@ -192,9 +192,9 @@ def speed(records: pd.DataFrame) -> Figure:
     shown = headline(
         records[(records["experiment"] == "performance") & records["metric"].str.startswith("speedup_batch")]
     )
-    shown = shown[~shown["arm"].str.contains(" ")]
+    shown = shown[~shown["arm"].str.contains(" to ")]
     shown = shown.assign(count=shown["task"].str.extract(r"(\d+)", expand=False).astype(int))
-    means = shown.groupby(["metric", "arm", "count"], sort=False)["value"].mean()
+    means = shown.groupby(["metric", "arm", "count"], sort=False)["value"].mean().sort_index()
     metrics = list(dict.fromkeys(shown["metric"]))
     figure, axes = plt.subplots(1, len(metrics), figsize=(3.6 * len(metrics) + 1, 2.9), squeeze=False)
     for ax, metric in zip(axes[0], metrics, strict=True):
@@ -205,10 +205,11 @@ def speed(records: pd.DataFrame) -> Figure:
             )
         ax.axhline(1, color="black", linewidth=1)
         ax.set(title=f"batch {metric.rsplit('_', 1)[1]}", xlabel="tasks", ylabel="times as fast as dense networks")
-        ax.set(xscale="log", yscale="log", xticks=list(dict.fromkeys(shown["count"])))
-        ax.xaxis.set_major_formatter("{x:.0f}")
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.xaxis.set_minor_locator(plt.NullLocator())
+        ax.set(xscale="log", yscale="log")
+        for axis, ticks in ((ax.xaxis, sorted(set(shown["count"]))), (ax.yaxis, (0.25, 0.5, 1, 2, 4, 8))):
+            axis.set_major_locator(plt.FixedLocator(ticks))
+            axis.set_minor_locator(plt.NullLocator())
+            axis.set_major_formatter("{x:g}")
     axes[0][-1].legend()
     figure.tight_layout()
     return figure
