@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 # Imported when first used: the command line should not wait seconds for torch to print its help.
 _HOME = {
     "allocation": ("CapacityError", "DeadOutputWarning", "OverlapWarning", "allocate", "prune"),
-    "convert": ("convert",),
+    "conversion": ("convert",),
     "data": ("datasets", "load_task"),
     "export": ("export_onnx", "extract"),
     "layers": (

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 
-from msnlib.convert import is_converted, plain
+from msnlib.conversion import is_converted, plain
 from msnlib.layers import MaskedConv2d, MaskedLinear, PerTask, check_known
 from msnlib.networks import MultitaskNetwork
 from msnlib.seeding import stream

@@ -208,7 +208,7 @@ def paired(records: pd.DataFrame, rule: str = "", variant: str = "") -> pd.DataF
 def readme_table(records: pd.DataFrame) -> str:
     """Return the README's table as Markdown: a line per published experiment and task, a column per arm.
 
-    Cells are the mean over seeds with the range in brackets, of `headline`'s runs.
+    Cells are the mean over seeds with the range in brackets, where there are several, of `headline`'s runs.
     """
     published_ids = set(published_table()["id"])
     shown = headline(records)
@@ -226,7 +226,7 @@ def readme_table(records: pd.DataFrame) -> str:
                 line.append("")
                 continue
             mean, low, high = (format_value(metric, arms.loc[arm, name]) for name in ("mean", "min", "max"))
-            line.append(f"{mean} ({low}–{high})")
+            line.append(mean if arms.loc[arm, "seeds"] == 1 else f"{mean} ({low}–{high})")
         lines.append([*line, str(int(rows["seeds"].max()))])
     lines.sort(key=lambda line: _natural(line[0]))
     header = ["", "task", "profile", "published: each alone", "published: one network", *_README_ARMS.values(), "seeds"]

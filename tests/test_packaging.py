@@ -75,3 +75,10 @@ def test_the_citation_names_this_version_and_the_paper():
     (paper,) = citation["references"]
     assert [author["family-names"] for author in paper["authors"]] == ["Renn", "Sotnek", "Harvey", "Caffo"]
     assert "2207.08821" in paper["url"]
+
+
+def test_no_public_name_is_hidden_by_a_module_of_that_name():
+    """Importing msnlib.x would put the module in the place of the function x."""
+
+    modules = {path.stem for path in Path(msnlib.__file__).parent.glob("*.py")}
+    assert not modules & set(msnlib.__all__)
