@@ -591,7 +591,7 @@ def test_an_embedding_starts_the_same_whatever_was_declared_before(make_task):
         assert torch.equal(torch.get_rng_state(), before)
         found.append(net.stems["words"][0].weight.detach())
     assert torch.equal(*found)
-    assert found[0].std().item() == pytest.approx(1, rel=0.3)
+    assert 0.04 < found[0].abs().max() <= 0.05  # Keras's U(-0.05, 0.05), of which 60 numbers come near the ends
     assert not torch.equal(net.stems["words"][0].weight, net.stems["other"][0].weight)
     assert net.stems["words"][0].weight.requires_grad
 
