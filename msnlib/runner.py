@@ -411,7 +411,7 @@ def normalised(notebook: dict[str, Any], scratch: Path) -> dict[str, Any]:
     """Return an executed notebook without what differs between two equal runs, or names a machine.
 
     That is: papermill's times and paths, the random id of the cell it injects, which of a cell's standard output and
-    error came first, the kernel's name for a cell's file (in warnings) and the path of the ``scratch`` folder.
+    error came first, the kernel's name for a cell's file, msnlib's folder (in warnings) and the ``scratch`` folder's path.
     """
     notebook["metadata"].pop("papermill", None)
     for cell in notebook["cells"]:
@@ -432,6 +432,9 @@ def _stdout_first(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return ordered
 
 
+_PACKAGE = Path(__file__).parent
+
+
 def _without_paths(content: Any, scratch: Path) -> Any:
     if isinstance(content, list):
         return [_without_paths(item, scratch) for item in content]
@@ -441,5 +444,6 @@ def _without_paths(content: Any, scratch: Path) -> Any:
         return content
     for path in sorted({str(scratch), str(scratch.resolve())}, key=len, reverse=True):
         content = content.replace(path, "scratch")
+    content = content.replace(f"{_PACKAGE}{os.sep}", f"{_PACKAGE.name}/")  # a warning from msnlib names its file
     # A pattern that starts with a fixed text: one that starts with any text takes minutes on a picture's base64.
     return re.sub(re.escape(tempfile.gettempdir()) + r"/ipykernel_\d+/\d+\.py", "notebook-cell", content)

@@ -67,7 +67,10 @@ def test_every_code_cell_was_run_in_order_without_an_error(path):
     assert [output for cell in cells for output in cell["outputs"] if output["output_type"] == "error"] == []
 
 
-@every_notebook
+REPORTS = sorted((Path(__file__).parent.parent / "reports").glob("*/*/*.ipynb"))
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *REPORTS], ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_no_output_shows_a_path_of_one_machine(path):
     outputs = json.dumps([cell["outputs"] for cell in _code(path)])
     assert re.findall(r"/(?:work|tmp|root|home|Users)/[\w.-]*", outputs) == []

@@ -279,6 +279,14 @@ def test_a_finished_run_holds_the_executed_notebook_and_its_record(batch):
     assert "".join(warning["text"]).startswith("notebook-cell:2: UserWarning: watch out")
 
 
+def test_a_warning_from_msnlib_does_not_say_where_it_is_installed(tmp_path):
+    text = [f"{Path(runner.__file__).parent / 'training.py'}:9: UserWarning: watch out\n", "  a line\n"]
+    output = {"output_type": "stream", "name": "stderr", "text": text}
+    notebook = {"metadata": {}, "cells": [{"cell_type": "code", "metadata": {}, "outputs": [output]}]}
+    (shown,) = runner.normalised(notebook, tmp_path)["cells"][0]["outputs"]
+    assert shown["text"] == ["msnlib/training.py:9: UserWarning: watch out\n", "  a line\n"]
+
+
 def test_a_picture_is_left_as_it_is_and_costs_no_time(tmp_path):
     picture = {"output_type": "display_data", "data": {"image/png": "iVBORw0KGgo/" * 100_000}}
     notebook = {"metadata": {}, "cells": [{"cell_type": "code", "metadata": {}, "outputs": [picture]}]}
