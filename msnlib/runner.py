@@ -411,7 +411,8 @@ def normalised(notebook: dict[str, Any], scratch: Path) -> dict[str, Any]:
     """Return an executed notebook without what differs between two equal runs, or names a machine.
 
     That is: papermill's times and paths, the random id of the cell it injects, which of a cell's standard output and
-    error came first, the kernel's name for a cell's file, msnlib's folder (in warnings) and the ``scratch`` folder's path.
+    error came first, the path of the ``scratch`` folder, and in warnings the kernel's name for a cell's file and the
+    folder msnlib is installed in.
     """
     notebook["metadata"].pop("papermill", None)
     for cell in notebook["cells"]:
