@@ -20,7 +20,7 @@ from msnlib.published import published_value
 from msnlib.records import Run, read_records
 from msnlib.report import format_value
 from msnlib.task import Task
-from msnlib.training import History, Stopping, fit_sequence, scores
+from msnlib.training import History, Stopping, fit_sequence, predict
 
 Builder = Callable[..., MultitaskNetwork]
 CONTROLS = ("dedicated", "pruned", "small")
@@ -117,7 +117,7 @@ def controls(
 def record(
     run: Run, net: nn.Module, history: History, group: Task | Sequence[Task], arm: str, rules: Sequence[Stopping]
 ) -> None:
-    """Add the test metric of every task under every stopping rule to a run's record.
+    """Add every task's test metric and the outcome of each test example, under every stopping rule, to a run's record.
 
     The first rule's results stand under ``arm``, the others' under ``"arm, rule"``; the net is left at the first rule.
     """
@@ -127,8 +127,16 @@ def record(
         history.use(rule)
         name = arm if rule is rules[0] else f"{arm}, {rule.name}"
         for task in group:
-            value, seconds = scores(net, [task])[task.name], history.seconds(rule, task.name)
-            run.add(task=task.name, arm=name, metric=task.metric, value=value, seconds=seconds)
+            prediction = predict(net, task)
+            target = task.test[1].to(prediction.device)
+            run.add(
+                task=task.name,
+                arm=name,
+                metric=task.metric,
+                value=task.score(prediction, target),
+                seconds=history.seconds(rule, task.name),
+                examples=task.outcomes(prediction, target),
+            )
     history.use(rules[0])
 
 

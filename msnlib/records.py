@@ -15,12 +15,14 @@ import re
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msnlib.parameters import check
 
 if TYPE_CHECKING:
+    import numpy
     import pandas
 
 FORMAT = "msnlib record 1"
@@ -65,6 +67,7 @@ class Run:
 
     Attributes:
         results: what was added, a dict each.
+        examples: (task, arm) -> the outcome of every test example, bool or float32.
         data: task -> what its data is and where it came from.
 
     Args:
@@ -90,10 +93,16 @@ class Run:
         self.notebook = notebook
         self.configuration = {name: check(name, value) for name, value in given.items()}
         self.results: list[dict[str, Any]] = []
+        self.examples: dict[tuple[str, str], Any] = {}
         self.data: dict[str, str] = {}
 
-    def add(self, *, task: str, arm: str, metric: str, value: float, seconds: float | None = None) -> None:
+    def add(
+        self, *, task: str, arm: str, metric: str, value: float, seconds: float | None = None, examples: Any = None
+    ) -> None:
         """Add one result; accuracies are in %.
+
+        ``examples`` are the outcomes that ``value`` is the mean of, one per test example in the data's order, as
+        `msnlib.Task.outcomes` gives them: with them anyone can redo a test of two arms.
 
         Raises `ValueError` naming the result when ``value`` (or ``seconds``) is no finite number, or when task, arm
         and metric were added before.
@@ -110,6 +119,8 @@ class Run:
                 "seconds": None if seconds is None else _finite(seconds, f"seconds of {label}"),
             }
         )
+        if examples is not None:
+            self.examples[task, arm] = examples
 
     def table(self) -> "pandas.DataFrame":
         """Return what was added, one row per result, in order."""
@@ -118,7 +129,7 @@ class Run:
         return pandas.DataFrame(self.results, columns=list(RESULT_COLUMNS))
 
     def save(self) -> Path:
-        """Write the record as one JSON file and return its path.
+        """Write the record as one JSON file and return its path; outcomes of examples stand beside it in an ``.npz``.
 
         The folder is ``$MSNLIB_RECORDS``, else ``records`` under the current one; it is made when absent. Raises
         `ValueError` when nothing was added.
@@ -140,8 +151,37 @@ class Run:
             "data": self.data,
             "results": self.results,
         }
+        if self.examples:
+            _write_examples(path.with_suffix(".npz"), self.examples)
         write_json(path, record)
         return path
+
+
+def _write_examples(path: Path, examples: dict[tuple[str, str], Any]) -> None:
+    import numpy  # here, so that a record without them does not wait for it
+
+    arrays = {}
+    for (task, arm), outcomes in examples.items():
+        array = numpy.asarray(outcomes.cpu() if hasattr(outcomes, "cpu") else outcomes)
+        arrays[f"{task}: {arm}"] = array if array.dtype == bool else array.astype(numpy.float32)
+    numpy.savez_compressed(path, **arrays)
+
+
+def read_examples(record: Path | str) -> "dict[tuple[str, str], numpy.ndarray]":
+    """Return (task, arm) -> the outcome of every test example, as `Run.add` was given them, of one record's file.
+
+    Empty when the record has none. Raises `ValueError` when the file beside the record is broken.
+    """
+    import numpy
+
+    path = Path(record).with_suffix(".npz")
+    try:
+        with numpy.load(path) as stored:
+            return {tuple(name.split(": ", 1)): stored[name] for name in stored.files}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: broken ({error})") from None
 
 
 def _finite(value: Any, label: str) -> float:

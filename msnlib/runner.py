@@ -355,6 +355,9 @@ class _Process:
             json.dumps(executed, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         write_json(self.part / "record.json", record)
+        examples = written[0].with_suffix(".npz")
+        if examples.exists():
+            shutil.copyfile(examples, self.part / "record.npz")
         self.log.unlink()
         _move_into_place(self.part, self.target)
         return None

@@ -71,8 +71,17 @@ class Task:
         """The task's :attr:`metric` over all given examples."""
         if self.kind == "regression":
             return F.mse_loss(prediction, target).item()
+        return 100.0 * self.outcomes(prediction, target).double().mean().item()
+
+    def outcomes(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """What the :attr:`metric` is the mean of: whether each example is right, or its squared error.
+
+        Shape: (N,), bool or floating.
+        """
+        if self.kind == "regression":
+            return (prediction - target).square().flatten(1).mean(1)
         label = prediction.argmax(1) if self.kind == "classification" else (prediction > 0).to(target.dtype)
-        return 100.0 * (label == target).double().mean().item()
+        return (label == target).reshape(len(target), -1).all(1)
 
     def split(self, name: str) -> Split:
         """The pair (x, y) of one split.
