@@ -52,5 +52,5 @@ lint: $(INSTALLED) ## check the style of code and notebooks
 	@$(VENV)/bin/ruff check .
 
 lock: $(INSTALLED) ## pin the newest versions pyproject.toml admits in requirements.lock
-	@$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --extra course --extra export \
+	@$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras \
 	  --no-annotate --custom-compile-command 'make lock' pyproject.toml -o requirements.lock
