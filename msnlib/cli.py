@@ -1,15 +1,21 @@
-"""The command ``msn``: list the notebooks, run them, report the results; and the problem sets of a course."""
+"""The command ``msn``: list and run the notebooks, sweep, check, report; and the problem sets of a course."""
 
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
 
+from msnlib.jobs import UsageError, choose_notebooks, find_notebooks, parse_seeds, plan
 from msnlib.parameters import PROFILES, ParameterError, declared, read_notebook, source_of
-from msnlib.runner import UsageError, choose_notebooks, find_notebooks, parse_seeds, plan, run_jobs
+from msnlib.records import read_record
+from msnlib.runner import Outcome, run_jobs
+from msnlib.sweep import read_sweep, state
+from msnlib.verify import differences, repetition, surroundings
 
 
 class _Parser(argparse.ArgumentParser):
@@ -53,6 +59,23 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--force", action="store_true", help="also run what is already done")
     command.add_argument("--timeout", type=_at_least_one, metavar="SECONDS", help="fail a run that takes longer")
     command.set_defaults(function=_run)
+
+    command = commands.add_parser(
+        "sweep", parents=[notebooks, out], help="run what a file says: notebooks x profiles x seeds x parameters"
+    )
+    command.add_argument("file", type=Path, metavar="SPEC.toml", help="see sweeps/ and docs/sweeps.md")
+    command.add_argument("--jobs", type=_at_least_one, default=1, metavar="N", help="runs at a time, here (1)")
+    command.add_argument("--scheduler", metavar="ADDRESS", help="run on the workers of this Dask scheduler instead")
+    command.add_argument("--timeout", type=_at_least_one, metavar="SECONDS", help="fail a run that takes longer")
+    command.set_defaults(function=_sweep)
+
+    command = commands.add_parser("status", parents=[notebooks, out], help="what of a sweep is done, running, failed")
+    command.add_argument("file", type=Path, metavar="SPEC.toml")
+    command.set_defaults(function=_status)
+
+    command = commands.add_parser("verify", parents=[notebooks], help="make finished runs again and compare")
+    command.add_argument("run", type=Path, nargs="+", metavar="RUN", help="its folder, in reports/")
+    command.set_defaults(function=_verify)
 
     command = commands.add_parser("report", parents=[out], help="write and print the table of results")
     command.add_argument(
@@ -110,26 +133,88 @@ def _run(arguments: argparse.Namespace) -> int:
     seeds = parse_seeds(arguments.seeds)
     jobs = plan(notebooks, arguments.profile, seeds, [tuple(pair) for pair in arguments.parameter])
 
+    outcomes = run_jobs(jobs, arguments.out, arguments.jobs, arguments.force, arguments.timeout)
+    failed = _follow(outcomes, len(jobs))
+    if len(failed) < len(jobs):
+        _report(arguments)
+    return _say_failures(failed)
+
+
+def _follow(outcomes: Iterator[Outcome], total: int) -> list[Outcome]:
+    """Show a line for every outcome and one bar with the time left; return those that failed."""
     from tqdm import tqdm
 
     failed = []
     signal.signal(signal.SIGTERM, _interrupt)  # a time limit around msn must not leave kernels behind either
-    outcomes = run_jobs(jobs, arguments.out, arguments.jobs, arguments.force, arguments.timeout)
-    with closing(outcomes), tqdm(total=len(jobs), unit="run", disable=None) as progress:
+    with closing(outcomes), tqdm(total=total, unit="run", disable=None) as progress:
         for outcome in outcomes:
             if outcome.state == "skipped":
                 line = f"{outcome.job}: {outcome.note}"
+                if not progress.disable:
+                    progress.initial += 1  # it took no time, from which the time left is reckoned
             else:
                 line = f"{outcome.job}: {outcome.state} in {outcome.seconds:.1f} s"
-            progress.write(line)
-            progress.update()
             if outcome.state == "failed":
                 failed.append(outcome)
-    if len(failed) < len(jobs):
-        _report(arguments)
+                progress.set_postfix(failed=len(failed), refresh=False)
+            progress.write(line)
+            progress.update()
+    return failed
+
+
+def _say_failures(failed: list[Outcome]) -> int:
     for outcome in failed:
-        print(f"msn: {outcome.job} failed: {outcome.note} (what is left: {outcome.folder})", file=sys.stderr)
+        left = f" (what is left: {outcome.folder})" if outcome.folder.exists() else ""
+        print(f"msn: {outcome.job} failed: {outcome.note}{left}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    jobs = read_sweep(arguments.file, _notebooks_folder(arguments.notebooks))
+    if arguments.scheduler:
+        from msnlib.cluster import run_on_cluster
+
+        outcomes = run_on_cluster(jobs, arguments.out, arguments.scheduler, timeout=arguments.timeout)
+    else:
+        outcomes = run_jobs(jobs, arguments.out, arguments.jobs, timeout=arguments.timeout)
+    failed = _follow(outcomes, len(jobs))
+    code = _say_failures(failed)
+    print(f"{len(jobs) - len(failed)} of {len(jobs)} runs are done; 'msn report --out {arguments.out}' has the results")
+    return code
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    jobs = read_sweep(arguments.file, _notebooks_folder(arguments.notebooks))
+    states = [state(job, arguments.out) for job in jobs]
+    width = max(len(str(item.job)) for item in states)
+    for item in states:
+        print(f"{str(item.job):{width}}  {item.name:11}  {item.note}".rstrip())
+    counts = Counter(item.name for item in states)
+    print(", ".join(f"{count} {name}" for name, count in counts.items()), f"of {len(states)}")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    jobs = {folder: repetition(folder, _notebooks_folder(arguments.notebooks)) for folder in arguments.run}
+    code = 0
+    for folder, job in jobs.items():
+        with tempfile.TemporaryDirectory() as again:
+            failed = _follow(run_jobs([job], Path(again)), 1)
+            now = Path(again) / job.folder
+            if failed:
+                print(f"msn: {job} failed: {failed[0].note}", file=sys.stderr)
+                code = 1
+                continue
+            found = differences(folder, now)
+            count = len(read_record(now / "record.json")["results"])
+            if not found:
+                print(f"{folder}: all {count} results are equal")
+                continue
+            code = 1
+            print(f"{folder}: {len(found)} of {count} results differ")
+            for line in [*map(str, found), *surroundings(folder, now)]:
+                print(f"  {line}")
+    return code
 
 
 def _report(arguments: argparse.Namespace) -> int:

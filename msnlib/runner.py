@@ -1,171 +1,59 @@
-"""Running notebooks through papermill: checked before, each in a process of its own, kept only when whole.
+"""Running notebooks through papermill: each in a process of its own, kept only when whole.
 
-A finished run is the folder ``<out>/<notebook>/<profile>-seed<seed>`` with the executed notebook and ``record.json``;
-when a parameter differs from the notebook's default, the folder's name ends in a hash of the differing ones.
+A finished run is the folder `Job.folder` with the executed notebook, ``record.json`` and the outcomes of examples in
+``record.npz``. Until it is whole it is a folder whose name starts with a dot, which nobody reads.
 """
 
+import glob
 import itertools
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock, Timeout
 
-from msnlib.parameters import (
-    ParameterError,
-    check,
-    declared,
-    parameter_cells,
-    read_notebook,
-    source_of,
-)
-from msnlib.records import configuration_hash, digest, read_record, write_json
+from msnlib.jobs import Job, UsageError, code_digest
+from msnlib.parameters import ParameterError, read_notebook
+from msnlib.records import read_record, write_json
 
 # What a run's process executes; its arguments come as JSON. jsonschema imports rfc3987_syntax when JupyterLab has
 # brought it, only to check addresses that no notebook has: 2.3 s of processor time in every process (measured).
+# Its standard input stays open: when it ends, whoever started this process is gone, killed perhaps, and so must be what
+# was started here.
 _EXECUTE = """
-import json, sys
+import json, os, shutil, sys, threading
+import psutil
+
+def end_with_parent():
+    while os.read(0, 1):
+        pass
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    shutil.rmtree(scratch, ignore_errors=True)
+    os._exit(1)
+
+arguments = json.loads(sys.stdin.readline())
+scratch = arguments.pop("scratch")
+threading.Thread(target=end_with_parent, daemon=True).start()
 sys.modules["rfc3987_syntax"] = None
 from papermill import execute_notebook
-execute_notebook(**json.load(sys.stdin))
+execute_notebook(**arguments)
 """
 _POLL_SECONDS = 0.05
-
-
-class UsageError(ValueError):
-    """What was asked cannot be done; the message is one line."""
-
-
-def find_notebooks(folder: Path) -> list[Path]:
-    """Return the numbered notebooks (``02_parallel_dense.ipynb``) of ``folder`` in order.
-
-    Raises `UsageError` when there are none.
-    """
-    found = sorted(path for path in Path(folder).glob("*.ipynb") if re.match(r"\d\d_", path.name))
-    if not found:
-        raise UsageError(f"no numbered notebooks in {folder}")
-    return found
-
-
-def choose_notebooks(folder: Path, asked: Sequence[str]) -> list[Path]:
-    """Return the notebooks of ``folder`` asked for by number (``2``, ``02``), name or path; all when none is asked for.
-
-    Raises `UsageError` naming the first that does not exist.
-    """
-    if not asked:
-        return find_notebooks(folder)
-    there = sorted(Path(folder).glob("*.ipynb"))
-    chosen: dict[str, Path] = {}
-    for name in asked:
-        if Path(name).name != name:
-            matches = [Path(name)] if name.endswith(".ipynb") and Path(name).is_file() else []
-        elif re.fullmatch(r"[0-9]{1,2}", name):
-            matches = [path for path in there if path.name.startswith(f"{int(name):02}_")]
-        else:
-            matches = [path for path in there if path.stem == name.removesuffix(".ipynb")]
-        if not matches:
-            raise UsageError(f"no notebook {name} in {folder}; there are {', '.join(path.stem for path in there)}")
-        for path in matches:
-            if not path.samefile(chosen.setdefault(path.stem, path)):
-                raise UsageError(f"{path} and {chosen[path.stem]} have the same name")
-    return list(chosen.values())
-
-
-def parse_seeds(text: str) -> list[int]:
-    """Return the seeds of ``0``, ``0-2`` or ``0,3,5-7``, each once, in the order written.
-
-    Raises `UsageError` for anything else.
-    """
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part.strip())
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if last < first:
-            raise UsageError(f"seeds are {text!r}, but must be like 0, 0-2 or 0,3,5-7")
-        seeds += range(first, last + 1)
-    return list(dict.fromkeys(seeds))
-
-
-@dataclass(frozen=True)
-class Job:
-    """One notebook with one seed. ``overrides`` are the parameters that differ from the notebook's defaults, profile
-    and seed aside; ``configuration`` is all of them; ``source`` is a hash of the notebook's code.
-    """
-
-    notebook: Path
-    profile: str
-    seed: int
-    overrides: dict[str, Any]
-    configuration: dict[str, Any]
-    source: str
-
-    def __str__(self) -> str:
-        changed = "".join(f" {name}={value}" for name, value in sorted(self.overrides.items()))
-        return f"{self.notebook.stem} {self.profile} seed {self.seed}{changed}"
-
-    @property
-    def configuration_hash(self) -> str:
-        """`msnlib.records.configuration_hash` of the notebook's whole configuration."""
-        return configuration_hash(self.notebook.stem, self.configuration)
-
-    @property
-    def folder(self) -> Path:
-        """Where the run belongs, relative to the folder of all runs; the same for every seed but for the seed."""
-        suffix = f"-{digest(self.overrides)[:8]}" if self.overrides else ""
-        return Path(self.notebook.stem) / f"{self.profile}-seed{self.seed}{suffix}"
-
-
-def plan(
-    notebooks: Sequence[Path], profile: str, seeds: Sequence[int], given: Sequence[tuple[str, str]] = ()
-) -> list[Job]:
-    """Return a job for every notebook and seed. ``given`` are names and values of other parameters as typed.
-
-    Raises `ParameterError` naming notebook, parameter and value for whatever a notebook does not have or allow.
-    """
-    names = [name for name, _ in given]
-    for name in names:
-        if name in ("profile", "seed"):
-            raise ParameterError(f"parameter {name} is set with --{'seeds' if name == 'seed' else name}, not with -p")
-        if names.count(name) > 1:
-            raise ParameterError(f"parameter {name} is given {names.count(name)} times")
-    jobs = []
-    for notebook in notebooks:
-        own = declared(notebook)
-        for name in ("profile", "seed", *names):
-            if name not in own:
-                raise ParameterError(f"{notebook.name} has no parameter {name}; it has {', '.join(own) or 'none'}")
-        try:
-            values = {name: own[name].parse(text) for name, text in given}
-            defaults = {name: check(name, item.default, item.default) for name, item in own.items()}
-            for seed in seeds:
-                check("seed", seed)
-            check("profile", profile)
-        except ParameterError as error:
-            raise ParameterError(f"{notebook.name}: {error}") from None
-        overrides = {name: value for name, value in values.items() if value != defaults[name]}
-        source = _source(notebook)
-        for seed in seeds:
-            configuration = defaults | overrides | {"profile": profile, "seed": seed}
-            jobs.append(Job(Path(notebook).resolve(), profile, seed, overrides, configuration, source))
-    return jobs
-
-
-def _source(path: Path) -> str:
-    notebook = read_notebook(path)
-    parameters = parameter_cells(notebook)
-    return digest(
-        [source_of(cell) for cell in notebook["cells"] if cell["cell_type"] == "code" and cell not in parameters]
-    )
 
 
 @dataclass(frozen=True)
@@ -192,46 +80,102 @@ def run_jobs(
 
     Raises `UsageError` when ``out`` cannot be written to.
     """
+    out = prepare(out)
+    stop = threading.Event()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        futures = []
+        for job in jobs:
+            outcome = None if force else skipped(job, out)
+            if outcome is None:
+                futures.append(pool.submit(run_job, job, out, force, timeout, stop.is_set))
+            else:
+                yield outcome
+        for future in as_completed(futures):
+            yield future.result()
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def prepare(out: Path) -> Path:
+    """Return the folder of all runs, made when absent. Raises `UsageError` when it cannot be written to."""
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
         raise UsageError(f"cannot write to {out}: {error.strerror}") from None
-    waiting = []
-    for job in jobs:
-        note = None if force else _done_before(job, out)
-        if note is None:
-            waiting.append(job)
-        else:
-            yield Outcome(job, "skipped", out / job.folder, note=note)
-    running: list[_Process] = []
+    return out
+
+
+def skipped(job: Job, out: Path) -> Outcome | None:
+    """Return the outcome of a job that need not run because it is done, else None."""
+    found = job.done(out)
+    if found is None:
+        return None
+    folder, record = found
+    changed = "" if record["run"].get("source") == job.source else "; the notebook's code has changed since"
+    return Outcome(
+        job, "skipped", folder, note=f"done before with this configuration{changed} (--force runs it again)"
+    )
+
+
+def lock(job: Job, out: Path) -> FileLock:
+    """Return the lock of whoever runs ``job`` into ``out``; the system releases it when its holder is killed."""
+    path = out / ".locks" / f"{job.folder.parent}-{job.folder.name}"
+    path.parent.mkdir(exist_ok=True)
+    return FileLock(path)
+
+
+def run_job(
+    job: Job,
+    out: Path,
+    force: bool = False,
+    timeout: float | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Outcome | None:
+    """Run one job in a process of its own and return its outcome; None when ``stop`` said so before it ended.
+
+    Only one caller runs a job into a folder at a time; another one waits, and then finds it done. What a killed one
+    left behind is removed.
+    """
+    start = time.monotonic()
+    target = out / job.folder
+    held, process = lock(job, out), None
     try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                running.append(_Process(waiting.pop(0), out))
+        while not held.is_locked:
+            if stop():
+                return None
+            with suppress(Timeout):
+                held.acquire(timeout=_POLL_SECONDS)
+        outcome = None if force else skipped(job, out)
+        if outcome is not None:
+            return outcome
+        if code_digest(job.notebook) != job.source:
+            note = f"{job.notebook.name} has changed since this run was planned; start again"
+            return Outcome(job, "failed", failed_folder(target), note=note)
+        for left in target.parent.glob(f".{glob.escape(target.name)}.*"):
+            shutil.rmtree(left, ignore_errors=True)
+        process = _Process(job, out)
+        while not stop():
+            outcome = process.poll(timeout)
+            if outcome is not None:
+                return outcome
             time.sleep(_POLL_SECONDS)
-            for process in list(running):
-                outcome = process.poll(timeout)
-                if outcome is not None:
-                    running.remove(process)
-                    yield outcome
+        return None
+    except OSError as error:
+        note = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+        return Outcome(job, "failed", failed_folder(target), time.monotonic() - start, note)
     finally:
-        for process in running:
+        if process is not None:
             process.discard()
+        held.release()
 
 
-def _done_before(job: Job, out: Path) -> str | None:
-    """Return why ``job`` need not run, or None."""
-    folder = out / job.folder
-    try:
-        run = read_record(folder / "record.json")["run"]
-    except (OSError, ValueError):
-        return None
-    if run.get("configuration_hash") != job.configuration_hash or not (folder / job.notebook.name).is_file():
-        return None
-    changed = "" if run.get("source") == job.source else "; the notebook's code has changed since"
-    return f"done before with this configuration{changed} (--force runs it again)"
+def failed_folder(target: Path) -> Path:
+    """Return where the log and partial notebook of a failed run are kept, and in ``note.txt`` why it failed."""
+    return target.with_name(f"{target.name}.failed")
 
 
 class _Process:
@@ -258,6 +202,7 @@ class _Process:
     def _start(self) -> None:
         job = self.job
         arguments = {
+            "scratch": str(self.scratch),
             "input_path": str(job.notebook),
             "output_path": str(self.notebook),
             "parameters": {"profile": job.profile, "seed": job.seed, **job.overrides},
@@ -270,6 +215,7 @@ class _Process:
             "extra_arguments": ["--IPKernelApp.log_level=ERROR"],
         }
         self.start = time.monotonic()
+        write_json(self.part / "run.json", {"host": platform.node(), "pid": os.getpid(), "started": time.time()})
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _EXECUTE],
@@ -281,8 +227,8 @@ class _Process:
                 env=_environment(self.scratch, out=self.target.parent.parent),
                 start_new_session=True,  # a Ctrl-C at the terminal is handled here, once
             )
-        with suppress(BrokenPipeError), self.process.stdin as stream:
-            json.dump(arguments, stream)
+        with suppress(BrokenPipeError):
+            print(json.dumps(arguments), file=self.process.stdin, flush=True)
 
     def poll(self, timeout: float | None) -> Outcome | None:
         """Return the outcome once the process has ended or run out of time, and put its results in place."""
@@ -297,26 +243,24 @@ class _Process:
             error = self._error()
         else:
             error = self._keep(seconds)
+        failed = failed_folder(self.target)
         if error is None:
-            outcome = Outcome(self.job, "done", self.target, seconds)
-            shutil.rmtree(self._failed, ignore_errors=True)
-        else:
-            _move_into_place(self.part, self._failed)
-            outcome = Outcome(self.job, "failed", self._failed, seconds, error)
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        return outcome
+            shutil.rmtree(failed, ignore_errors=True)
+            return Outcome(self.job, "done", self.target, seconds)
+        (self.part / "run.json").unlink(missing_ok=True)
+        (self.part / "note.txt").write_text(f"{error}\n", encoding="utf-8")
+        _move_into_place(self.part, failed)
+        return Outcome(self.job, "failed", failed, seconds, error)
 
     def discard(self) -> None:
-        """Kill the process and remove everything it wrote."""
+        """Kill the process and remove everything of it that is not in place."""
         self._kill()
+        with suppress(OSError):
+            self.process.stdin.close()
         shutil.rmtree(self.scratch, ignore_errors=True)
         shutil.rmtree(self.part, ignore_errors=True)
         with suppress(OSError):  # not empty: it has results of earlier runs
             self.part.parent.rmdir()
-
-    @property
-    def _failed(self) -> Path:
-        return self.target.with_name(self.target.name + ".failed")
 
     def _kill(self) -> None:
         """Kill the process and its kernel, which has a session of its own and would outlive it."""
@@ -359,6 +303,7 @@ class _Process:
         if examples.exists():
             shutil.copyfile(examples, self.part / "record.npz")
         self.log.unlink()
+        (self.part / "run.json").unlink()
         _move_into_place(self.part, self.target)
         return None
 

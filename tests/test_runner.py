@@ -8,78 +8,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
+from tiny import PACKAGE, PARAMETERS, RECORD, ended, files, good_notebook, msn, write_notebook
 
-import msnlib
 from msnlib import runner
-from msnlib.cli import main
-from msnlib.runner import UsageError, choose_notebooks, parse_seeds, plan
-
-# msnlib's modules without msnlib/__init__.py, which imports torch: these notebooks take a second each.
-PACKAGE = f"""import sys, types
-package = sys.modules["msnlib"] = types.ModuleType("msnlib")
-package.__path__ = [{str(Path(msnlib.__file__).parent)!r}]
-package.__version__ = {msnlib.__version__!r}"""
-PARAMETERS = """profile: str = "quick"  # size of the run
-seed: int = 0  # seed of every random draw
-device: str = "cpu"
-density: float = 0.1  # share of weights a task keeps
-width: int = 4  # a parameter of this notebook only"""
-RECORD = """from msnlib.records import Run
-run = Run("E1", notebook=NAME, profile=profile, seed=seed, density=density)
-run.add(task="mnist", arm="multitask", metric="accuracy", value=90 + seed, seconds=1)
-run.save().name"""
-NOISE = """import os, warnings
-warnings.warn("watch out")
-print("at", os.getcwd(), hash("a"), sorted(os.listdir(".")))
-print(seed, os.environ.get("MPLBACKEND") == "Agg", os.environ["OMP_WAIT_POLICY"])"""
-
-
-def _write(folder: Path, name: str, *code: str, parameters: str = PARAMETERS, tag: str = "parameters") -> Path:
-    cells = [{"cell_type": "markdown", "id": "title", "metadata": {}, "source": f"Intro\n# About {name}\nMore"}]
-    for number, source in enumerate((parameters, *code)):
-        metadata = {"tags": [tag]} if number == 0 else {}
-        cell = {"cell_type": "code", "id": f"cell-{number}", "metadata": metadata, "source": source}
-        cells.append(cell | {"execution_count": None, "outputs": []})
-    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    notebook = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{name}.ipynb"
-    path.write_text(json.dumps(notebook))
-    return path
-
-
-def _good(folder: Path, name: str) -> Path:
-    return _write(folder, name, PACKAGE, NOISE, RECORD.replace("NAME", repr(name)))
-
-
-def _msn(*arguments: object) -> int:
-    return main([str(argument) for argument in arguments])
-
-
-def _files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+from msnlib.jobs import UsageError, choose_notebooks, parse_seeds, plan
+from msnlib.records import digest
 
 
 class _NoProcess:
     def __init__(self, *_, **__):
         raise AssertionError("a process was started")
-
-
-def _ended(pid: int) -> bool:
-    """Say whether a process that was killed ends within ten seconds; a zombie is only waiting for its parent."""
-    with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        for _ in range(100):
-            if process.status() == psutil.STATUS_ZOMBIE:
-                return True
-            time.sleep(0.1)
-        return False
-    return True
 
 
 @pytest.fixture
@@ -92,11 +33,11 @@ def batch(tmp_path_factory):
     """Run a good notebook and four bad ones together, once: (folder, exit code, stdout, stderr)."""
     folder = tmp_path_factory.mktemp("batch")
     notebooks = folder / "notebooks"
-    _write(notebooks, "01_broken", "print('so far')", "1 / 0")
-    _good(notebooks, "02_good")
-    _write(notebooks, "03_silent", "print(seed)")
-    _write(notebooks, "04_stubborn", PACKAGE, "seed = 7", RECORD.replace("NAME", "'04_stubborn'"))
-    _write(notebooks, "05_dead", "import os", "os._exit(3)")
+    write_notebook(notebooks, "01_broken", "print('so far')", "1 / 0")
+    good_notebook(notebooks, "02_good")
+    write_notebook(notebooks, "03_silent", "print(seed)")
+    write_notebook(notebooks, "04_stubborn", PACKAGE, "seed = 7", RECORD.replace("NAME", "'04_stubborn'"))
+    write_notebook(notebooks, "05_dead", "import os", "os._exit(3)")
     command = f"{PACKAGE}\nfrom msnlib.cli import main\nsys.exit(main(sys.argv[1:]))"
     arguments = ["run", "--notebooks", "notebooks", "--out", "out", "--jobs", "2", "--seeds", "1"]
     environment = os.environ | {"MPLBACKEND": "Agg"}
@@ -124,8 +65,8 @@ def test_other_seeds_are_refused(text):
 def test_notebooks_are_chosen_by_number_name_or_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("02_b", "10_c", "01_a", "draft"):
-        _write(Path("nb"), name)
-    elsewhere = _write(Path("other"), "02_b")
+        write_notebook(Path("nb"), name)
+    elsewhere = write_notebook(Path("other"), "02_b")
 
     def chosen(*names):
         return [path.as_posix() for path in choose_notebooks(Path("nb"), names)]
@@ -144,11 +85,11 @@ def test_notebooks_are_chosen_by_number_name_or_path(tmp_path, monkeypatch):
 
 
 def test_list_shows_titles_and_parameters(tmp_path, capsys):
-    _write(tmp_path, "02_b")
-    _write(tmp_path, "01_longer", parameters="seed = 3")
-    assert _msn("list", "--notebooks", tmp_path) == 0
+    write_notebook(tmp_path, "02_b")
+    write_notebook(tmp_path, "01_longer", parameters="seed = 3")
+    assert msn("list", "--notebooks", tmp_path) == 0
     assert capsys.readouterr().out == "01_longer  About 01_longer\n02_b       About 02_b\n"
-    assert _msn("list", "-v", "--notebooks", tmp_path) == 0
+    assert msn("list", "-v", "--notebooks", tmp_path) == 0
     assert capsys.readouterr().out.splitlines() == [
         "01_longer  About 01_longer",
         "    seed: int = 3  seed of every random draw",
@@ -185,10 +126,10 @@ def test_what_cannot_be_run_is_refused_before_any_kernel_starts(
     tmp_path, monkeypatch, capsys, no_process, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
-    _good(tmp_path / "notebooks", "01_a")
-    _write(tmp_path / "notebooks", "02_more", parameters=PARAMETERS + "\nextra: int = 1  # not in 01_a")
+    good_notebook(tmp_path / "notebooks", "01_a")
+    write_notebook(tmp_path / "notebooks", "02_more", parameters=PARAMETERS + "\nextra: int = 1  # not in 01_a")
     try:
-        code = _msn("run", *arguments)
+        code = msn("run", *arguments)
     except SystemExit as error:  # argparse's own refusals
         code = error.code
     assert (code, capsys.readouterr().err) == (2, f"msn: {message}\n")
@@ -208,17 +149,17 @@ def test_what_cannot_be_run_is_refused_before_any_kernel_starts(
     ],
 )
 def test_a_notebook_that_cannot_be_parameterised_is_refused(tmp_path, capsys, no_process, changes, message):
-    _good(tmp_path / "notebooks", "01_a")
-    _write(tmp_path / "notebooks", "02_b", **changes)
-    assert _msn("run", "--notebooks", tmp_path / "notebooks", "--out", tmp_path / "out") == 2
+    good_notebook(tmp_path / "notebooks", "01_a")
+    write_notebook(tmp_path / "notebooks", "02_b", **changes)
+    assert msn("run", "--notebooks", tmp_path / "notebooks", "--out", tmp_path / "out") == 2
     assert capsys.readouterr().err == f"msn: {message}\n"
     assert not (tmp_path / "out").exists()
 
 
 def test_an_output_folder_that_cannot_be_made_is_one_line(tmp_path, capsys, no_process):
-    _good(tmp_path / "notebooks", "01_a")
+    good_notebook(tmp_path / "notebooks", "01_a")
     (tmp_path / "file").write_text("")
-    assert _msn("run", "--notebooks", tmp_path / "notebooks", "--out", tmp_path / "file" / "out") == 2
+    assert msn("run", "--notebooks", tmp_path / "notebooks", "--out", tmp_path / "file" / "out") == 2
     assert capsys.readouterr().err == f"msn: cannot write to {tmp_path / 'file' / 'out'}: Not a directory\n"
 
 
@@ -245,13 +186,13 @@ def test_failures_are_named_and_the_others_finish(batch):
     ]
     assert lines[5] == "## quick profile"
     assert (folder / "out" / "table.md").read_text() == "# Results\n\n" + "\n".join(lines[5:]) + "\n"
-    assert _files(folder / "out") == sorted(
+    assert files(folder / "out") == sorted(
         [
             *("02_good/quick-seed1/02_good.ipynb", "02_good/quick-seed1/record.json", "records.csv", "table.md"),
             *(
                 f"{name}/quick-seed1.failed/{left}"
                 for name in ("01_broken", "03_silent", "04_stubborn", "05_dead")
-                for left in (f"{name}.ipynb", "log.txt")
+                for left in (f"{name}.ipynb", "log.txt", "note.txt")
             ),
         ]
     )
@@ -303,34 +244,34 @@ def test_a_finished_run_is_skipped_until_forced_or_changed(batch, tmp_path, caps
     run = ("run", "2", "--out", "out", "--seeds", "1")
 
     monkeypatch.setattr(runner, "_Process", _NoProcess)
-    assert _msn(*run) == 0
+    assert msn(*run) == 0
     skipped = "02_good quick seed 1: done before with this configuration (--force runs it again)"
     assert capsys.readouterr().out.splitlines()[:2] == [skipped, "## quick profile"]
     path = tmp_path / "notebooks/02_good.ipynb"
     original = path.read_text()
     path.write_text(original.replace("watch out", "beware"))
-    assert _msn(*run) == 0
+    assert msn(*run) == 0
     assert "configuration; the notebook's code has changed since (--force" in capsys.readouterr().out
     path.write_text(original.replace("density: float = 0.1", "density: float = 0.2"))
     with pytest.raises(AssertionError, match="a process was started"):  # another configuration: not skipped
-        _msn(*run)
+        msn(*run)
     path.write_text(original)
     monkeypatch.undo()
 
     monkeypatch.chdir(tmp_path)
     (folder / "left-from-before").write_text("")
     (folder.parent / "quick-seed1.failed").mkdir()
-    assert _msn(*run, "--force") == 0
+    assert msn(*run, "--force") == 0
     assert capsys.readouterr().out.startswith("02_good quick seed 1: done in ")
-    assert _files(folder.parent) == ["quick-seed1/02_good.ipynb", "quick-seed1/record.json"]
+    assert files(folder.parent) == ["quick-seed1/02_good.ipynb", "quick-seed1/record.json"]
     assert [path.name for path in folder.parent.iterdir()] == ["quick-seed1"]
     assert (folder / "02_good.ipynb").read_bytes() == before  # the same seed: byte for byte the same notebook
 
 
 def test_a_changed_parameter_has_a_folder_of_its_own_the_same_for_all_seeds(tmp_path, capsys):
-    path = _good(tmp_path / "notebooks", "01_a")
+    path = good_notebook(tmp_path / "notebooks", "01_a")
     same, changed = [("width", "4")], [("density", "0.2"), ("width", "4")]
-    hashed = runner.digest({"density": 0.2})[:8]
+    hashed = digest({"density": 0.2})[:8]
     assert [job.folder.as_posix() for job in plan([path], "quick", [0, 1], same)] == [
         "01_a/quick-seed0",
         "01_a/quick-seed1",
@@ -340,20 +281,20 @@ def test_a_changed_parameter_has_a_folder_of_its_own_the_same_for_all_seeds(tmp_
         f"01_a/paper-seed1-{hashed}",
     ]
     run = ("run", "--notebooks", tmp_path / "notebooks", "--out", tmp_path / "out", "-p", "density", "0.2")
-    assert _msn(*run) == 0
+    assert msn(*run) == 0
     record = json.loads((tmp_path / f"out/01_a/quick-seed0-{hashed}/record.json").read_text())
     assert (record["configuration"]["density"], record["run"]["overrides"]) == (0.2, {"density": 0.2})
     assert "| density=0.2 | mnist | multitask | accuracy (%) |       90.00 |" in capsys.readouterr().out
 
 
 def test_a_run_that_takes_too_long_fails_and_keeps_the_earlier_result(tmp_path, capsys):
-    _write(tmp_path / "notebooks", "01_slow", "import time", "time.sleep(600)")
+    write_notebook(tmp_path / "notebooks", "01_slow", "import time", "time.sleep(600)")
     earlier = tmp_path / "out/01_slow/quick-seed0/record.json"
     earlier.parent.mkdir(parents=True)
     earlier.write_text("{}")
     run = ("run", "--notebooks", tmp_path / "notebooks", "--out", tmp_path / "out")
     start = time.monotonic()
-    assert _msn(*run, "--timeout", 1) == 1
+    assert msn(*run, "--timeout", 1) == 1
     assert time.monotonic() - start < 60
     left = tmp_path / "out/01_slow/quick-seed0.failed"
     assert capsys.readouterr().err == (
@@ -365,11 +306,11 @@ def test_a_run_that_takes_too_long_fails_and_keeps_the_earlier_result(tmp_path, 
 def test_ctrl_c_kills_the_kernels_and_leaves_nothing(tmp_path):
     pid = tmp_path / "pid"
     code = f"import os, pathlib, time\npathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\ntime.sleep(600)"
-    _write(tmp_path / "notebooks", "01_slow", code)
+    write_notebook(tmp_path / "notebooks", "01_slow", code)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     command = f"{PACKAGE}\nfrom msnlib.cli import main\nsys.exit(main(['run', '--out', 'out']))"
-    msn = subprocess.Popen(
+    driver = subprocess.Popen(
         [sys.executable, "-c", command],
         cwd=tmp_path,
         env=os.environ | {"TMPDIR": str(temporary)},
@@ -379,11 +320,11 @@ def test_ctrl_c_kills_the_kernels_and_leaves_nothing(tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
-    while not (pid.exists() and pid.read_text()) and msn.poll() is None and time.monotonic() < deadline:
+    while not (pid.exists() and pid.read_text()) and driver.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    msn.send_signal(signal.SIGINT)
-    assert msn.communicate(timeout=30)[1] == "msn: interrupted; finished runs are kept\n"
-    assert msn.returncode == 130
-    assert _ended(int(pid.read_text()))
-    assert list((tmp_path / "out").iterdir()) == []
+    driver.send_signal(signal.SIGINT)
+    assert driver.communicate(timeout=30)[1] == "msn: interrupted; finished runs are kept\n"
+    assert driver.returncode == 130
+    assert ended(int(pid.read_text()))
+    assert files(tmp_path / "out") == [] and not (tmp_path / "out/01_slow").exists()
     assert [path for path in temporary.iterdir() if path.name.startswith("msn-")] == []

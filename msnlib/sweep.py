@@ -1,0 +1,142 @@
+"""Sweeps: a TOML file says which notebooks run with which profiles, seeds and parameters; what became of each.
+
+    [[runs]]
+    notebooks = ["02_parallel_dense", 3]     # numbers or names
+    profiles = "laptop"                      # one or a list
+    seeds = "0-2"                            # as for msn run, or a list
+    parameters = { density = [0.5, 0.1] }    # a list is a grid: one run for every value
+
+There may be several ``[[runs]]``. ``[margins]`` belongs to `msnlib.claim`.
+"""
+
+import itertools
+import json
+import time
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import Timeout
+
+from msnlib.jobs import Job, UsageError, choose_notebooks, parse_seeds, plan
+from msnlib.parameters import ParameterError, read_notebook
+from msnlib.runner import failed_folder, lock
+
+_KEYS = {"notebooks", "profiles", "seeds", "parameters"}
+
+
+def read_sweep(path: Path, notebooks: Path) -> list[Job]:
+    """Return the jobs of a sweep file, each configuration once: the first seed of everything, then the second.
+
+    So a sweep that is stopped early has about as many seeds of each.
+
+    Args:
+        path: the TOML file.
+        notebooks: the folder that numbers and names of notebooks refer to.
+
+    Raises:
+        UsageError: the file is missing, is no TOML, or has a key or value that is not allowed.
+        ParameterError: a parameter that a notebook does not have or allow.
+    """
+    path = Path(path)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: {error}") from None
+    unknown = set(content) - {"runs", "margins"}
+    if unknown:
+        raise UsageError(f"{path} has {sorted(unknown)[0]!r}, but may have [[runs]] and [margins]")
+    blocks = content.get("runs")
+    if not isinstance(blocks, list) or not blocks:
+        raise UsageError(f"{path} has no [[runs]]")
+    turns: dict[int, dict[str, Job]] = {}
+    for block in blocks:
+        try:
+            jobs = _block(block, notebooks)
+        except (UsageError, ParameterError) as error:
+            raise type(error)(f"{path}: {error}") from None
+        for turn, job in jobs:
+            turns.setdefault(turn, {})[job.configuration_hash] = job
+    ordered = [job for turn in sorted(turns) for job in turns[turn].values()]
+    return list({job.configuration_hash: job for job in ordered}.values())
+
+
+def _block(block: dict[str, Any], folder: Path) -> list[tuple[int, Job]]:
+    """Return the jobs of one ``[[runs]]``, each with the place of its seed."""
+    if set(block) - _KEYS or "notebooks" not in block:
+        wrong = sorted(set(block) - _KEYS)
+        problem = f"has {wrong[0]!r}" if wrong else "has no notebooks"
+        raise UsageError(f"[[runs]] {problem}, but may have {', '.join(sorted(_KEYS))}")
+    paths = choose_notebooks(folder, [str(name) for name in _listed(block["notebooks"])])
+    profiles = _listed(block.get("profiles", "quick"))
+    seeds = block.get("seeds", "0")
+    seeds = parse_seeds(seeds if isinstance(seeds, str) else ",".join(map(str, _listed(seeds))))
+    parameters = block.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise UsageError(f"parameters is {parameters!r}, but must be a table of names and values")
+    grid = [[(name, value) for value in _listed(values)] for name, values in parameters.items()]
+    return [
+        (turn, job)
+        for profile, given in itertools.product(profiles, list(itertools.product(*grid)))
+        for job_list in [plan(paths, profile, seeds, given, hashed=True)]
+        for turn, job in ((seeds.index(job.seed), job) for job in job_list)
+    ]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a job stands: ``name`` is done, running, failed, interrupted or waiting; ``note`` says more in words."""
+
+    job: Job
+    name: str
+    note: str = ""
+
+
+def state(job: Job, out: Path) -> State:
+    """Return where a job stands under ``out``, from what lies there; nothing is started or changed."""
+    found = job.done(out)
+    if found is not None:
+        return State(job, "done", f"{found[1]['run'].get('seconds', 0):.0f} s")
+    target = Path(out) / job.folder
+    parts = sorted(target.parent.glob(f".{target.name}.*/run.json"))
+    if _held(job, out):
+        return State(job, "running", _progress(job, parts[-1]) if parts else "")
+    failed = failed_folder(target)
+    if failed.is_dir() and not parts:
+        note = failed / "note.txt"
+        return State(job, "failed", note.read_text(encoding="utf-8").strip() if note.is_file() else "")
+    return State(job, "interrupted") if parts else State(job, "waiting")
+
+
+def _held(job: Job, out: Path) -> bool:
+    if not (Path(out) / ".locks").is_dir():
+        return False
+    found = lock(job, Path(out))
+    if not Path(found.lock_file).exists():
+        return False
+    try:
+        with found.acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _progress(job: Job, path: Path) -> str:
+    """Where a run is going on, for how long, and how far papermill has come by its last save of the notebook."""
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    text = f"{time.time() - run['started']:.0f} s on {run['host']} (process {run['pid']})"
+    try:
+        cells = [cell for cell in read_notebook(path.parent / job.notebook.name)["cells"] if "outputs" in cell]
+    except ParameterError:
+        return text
+    return f"{text}, cell {sum(cell['execution_count'] is not None for cell in cells)} of {len(cells)}"

@@ -1,0 +1,80 @@
+"""Making a finished run again, and comparing the two."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from msnlib.jobs import Job, UsageError, choose_notebooks, plan
+from msnlib.records import read_examples, read_record
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A result that differs between the run that is checked and its repetition; None where one of them lacks it."""
+
+    task: str
+    arm: str
+    metric: str
+    then: float | None
+    now: float | None
+
+    def __str__(self) -> str:
+        shown = ["missing" if value is None else repr(value) for value in (self.then, self.now)]
+        return f"{self.task}, {self.arm}, {self.metric}: {shown[0]} then, {shown[1]} now"
+
+
+def repetition(folder: Path, notebooks: Path) -> Job:
+    """Return the job that makes the run in ``folder`` again, with today's notebook of that name.
+
+    Raises:
+        UsageError: no finished run lies there, or the notebook's parameters are not what they were.
+    """
+    path = Path(folder) / "record.json"
+    try:
+        record = read_record(path)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from None
+    configuration = record["configuration"]
+    given = sorted(record["run"].get("overrides", {}).items())
+    (notebook,) = choose_notebooks(notebooks, [record["notebook"]])
+    (job,) = plan([notebook], configuration["profile"], [configuration["seed"]], given)
+    for name, now in job.configuration.items():
+        then = configuration.get(name, now)  # a parameter the run did not record, or did not have yet
+        if then != now:
+            raise UsageError(f"{folder}: parameter {name} was {then!r}, and is {now!r} in {notebook} now")
+    return job
+
+
+def differences(then: Path, now: Path) -> list[Difference]:
+    """Return the results in which two folders of runs differ, in order; seconds are not compared.
+
+    Where both keep the outcomes of examples, a result counts as different too when one example's outcome is.
+    """
+    values = [_values(then), _values(now)]
+    outcomes = [read_examples(Path(folder) / "record.json") for folder in (then, now)]
+    found = []
+    for key in dict.fromkeys([*values[0], *values[1]]):
+        pair = [each.get(key) for each in values]
+        examples = [each.get(key[:2]) for each in outcomes]
+        if pair[0] != pair[1] or not _equal(*examples):
+            found.append(Difference(*key, *pair))
+    return found
+
+
+def _values(folder: Path) -> dict[tuple[str, str, str], float]:
+    results = read_record(Path(folder) / "record.json")["results"]
+    return {(row["task"], row["arm"], row["metric"]): row["value"] for row in results}
+
+
+def _equal(one: Any, other: Any) -> bool:
+    import numpy
+
+    return one is None or other is None or numpy.array_equal(one, other)
+
+
+def surroundings(then: Path, now: Path) -> list[str]:
+    """Return a line for everything that two runs' records say about versions, machine and threads and that differs."""
+    one, other = (read_record(Path(folder) / "record.json")["versions"] for folder in (then, now))
+    return [f"{name}: {one.get(name)} then, {other.get(name)} now" for name in one if one[name] != other.get(name)]
