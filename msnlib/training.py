@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -157,7 +158,8 @@ def fit(
     rows: list[dict[str, Any]] = []
     state = {name: [*values, *task_buffers(net, name)] for name, values in parameters.items()}
     checkpoints: dict[tuple[str, str], list[Tensor]] = {}
-    for epoch in tqdm(range(1, epochs + 1), desc=" + ".join(names), unit="epoch", leave=False, disable=None):
+    bar = dict(desc=" + ".join(names), unit="epoch", leave=False, disable=not _watched())
+    for epoch in tqdm(range(1, epochs + 1), **bar):
         going = [task for task in group if any(task.name in w.group and not w.done for w in watches)]
         if not going:
             break
@@ -179,6 +181,17 @@ def fit(
     history = History(pd.DataFrame(rows), best, state, checkpoints)
     history.use(rules[0])
     return history
+
+
+def _watched() -> bool:
+    """Whether somebody sees a progress bar: at a terminal, or in a notebook that is open.
+
+    A notebook run by papermill, nbconvert or nbval would keep it in its output; those, unlike a person, tell the
+    kernel that nobody answers its questions.
+    """
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    kernel = getattr(shell, "kernel", None)
+    return sys.stderr.isatty() if kernel is None else bool(getattr(kernel, "_allow_stdin", False))
 
 
 def _check_schedule(epochs: int = 1, learning_rate: float = 1.0, batch_size: int | None = None, **_: Any) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from jupyter_client.manager import start_new_kernel
 from torch import nn
 
 from msnlib import (
@@ -539,3 +540,25 @@ def test_a_sequence_checks_its_schedule_before_it_allocates(make_task):
     with pytest.raises(ValueError, match="epochs 0 must be at least 1"):
         fit_sequence(net, [task], density=0.5, method="random", epochs=0)
     assert tasks(net) == []
+
+
+def test_training_shows_its_progress_to_who_watches_and_leaves_no_trace_in_a_notebook_run_headless():
+    manager, client = start_new_kernel(kernel_name="python3", extra_arguments=["--IPKernelApp.log_level=ERROR"])
+    code = """
+import msnlib
+msnlib.seed_everything(0, threads=1)
+task = msnlib.load_task("digits", limit=50)
+net = msnlib.dense_network([task], width=5, depth=1)
+msnlib.allocate(net, "digits", 0.5, "random")
+msnlib.fit(net, task, epochs=2).best"""
+    try:
+        texts = []
+        for watched in (True, False):
+            found = []
+            client.execute_interactive(code, allow_stdin=watched, output_hook=found.append, timeout=120)
+            texts.append("".join(m["content"]["text"] for m in found if m["msg_type"] == "stream"))
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    assert "digits: " in texts[0] and "/2 [" in texts[0] and texts[0].endswith("\r")
+    assert texts[1] == ""
