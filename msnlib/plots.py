@@ -20,7 +20,7 @@ from torch import Tensor
 
 from msnlib.published import published_table, published_value
 from msnlib.records import Run
-from msnlib.report import format_value, headline
+from msnlib.report import format_difference, format_value, headline
 from msnlib.task import Task
 from msnlib.training import History
 
@@ -180,6 +180,64 @@ def results(records: pd.DataFrame) -> Figure:
     found = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.tight_layout(rect=(0, 0.3 / size[1], 1, 1))
     figure.legend(found.values(), found.keys(), loc="lower center", ncols=len(found))
+    return figure
+
+
+def forest(table: pd.DataFrame) -> Figure:
+    """The claim's differences with their intervals, a row per experiment and task, in units of the row's margin.
+
+    A row is non-inferior (black dot) when its interval lies to the right of the line at -1, inferior (square) when it
+    lies to the left. What lies beyond four margins is an arrow at the edge.
+
+    Args:
+        table: as :func:`~msnlib.claim.claim_table` gives it, with a row at least.
+    """
+    edge, places = 4.0, (1.03, 1.26, 1.56, 1.70)
+    shapes = {"non-inferior": ("o", "black"), "inconclusive": ("o", "white"), "inferior": ("s", "black")}
+    intervals = [
+        ("low", "high", 0.0, {"color": "black", "linewidth": 2, "label": "interval over seeds (paired t)"}),
+        ("boot_low", "boot_high", 0.28, {"color": "0.4", "linewidth": 1, "linestyle": "--",
+                                         "label": "bootstrap of seeds and examples"}),
+    ]  # fmt: skip
+    height = 0.3 * len(table) + 1.4
+    figure, ax = plt.subplots(figsize=(10, height))
+    figure.subplots_adjust(left=0.16, right=0.58, bottom=1 / height, top=1 - 0.4 / height)
+
+    def clipped(x: float) -> float:
+        return max(-edge, min(edge, x))
+
+    for y, row in enumerate(table.to_dict("records")):
+        for low, high, below, look in intervals:
+            span = [row[end] / row["margin"] for end in (low, high)]
+            if not math.isnan(span[0]):
+                ax.plot([clipped(x) for x in span], [y + below] * 2, **look, zorder=2)
+            for x in span:
+                if abs(x) > edge:
+                    ax.plot(clipped(x), y + below, "<" if x < 0 else ">", color=look["color"], markersize=6)
+        x, (marker, face) = row["difference"] / row["margin"], shapes[row["verdict"]]
+        marker = marker if abs(x) <= edge else "<" if x < 0 else ">"
+        ax.plot(clipped(x), y, marker, color="black", markerfacecolor=face, markersize=7, zorder=3)
+        difference, *ends = (format_difference(row["metric"], row[name]) for name in ("difference", "low", "high"))
+        unit = "points" if row["metric"] == "accuracy" else "%"
+        interval = " to ".join(ends) if ends[0] else "one seed"
+        texts = (f"{difference} {unit}", interval, f"{row['margin']:g}", row["verdict"])
+        for place, text in zip(places, texts, strict=True):
+            ax.text(place, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize=9)
+        if y and row["experiment"] != table["experiment"].iloc[y - 1]:
+            ax.axhline(y - 0.5, color="0.8", linewidth=0.8)
+    for place, text in zip(places, ("difference", "90 % interval", "margin", "verdict"), strict=True):
+        ax.text(place, -0.9, text, transform=ax.get_yaxis_transform(), va="center", fontsize=9, weight="bold")
+    ax.axvline(0, color="0.6", linewidth=1, zorder=1)
+    ax.axvline(-1, color="black", linewidth=1.2, linestyle=":", zorder=1)
+    ax.text(-1, -0.9, "-margin", ha="center", va="center", fontsize=9)
+    ax.set(xlim=(-edge - 0.3, edge + 0.3), ylim=(len(table) - 0.4, -0.5))
+    ax.set_xlabel("difference in margins: left worse, right better than a network alone", fontsize=9)
+    profiles = table["profile"].map(lambda profile: "" if profile == "paper" else f" ({profile})")
+    ax.set_yticks(range(len(table)), table["experiment"] + " " + table["task"] + profiles, fontsize=9)
+    ax.grid(False)
+    found = {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    if found:
+        figure.legend(found.values(), found.keys(), loc="lower left", bbox_to_anchor=(0.16, 0), ncols=2, fontsize=9)
     return figure
 
 

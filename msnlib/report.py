@@ -4,12 +4,16 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from msnlib.parameters import PROFILES
 from msnlib.published import published_table, published_value
 from msnlib.records import read_records
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 REPORT_COLUMNS = (
     *("profile", "experiment", "notebook", "settings", "task", "arm", "metric"),
@@ -107,6 +111,11 @@ def format_value(metric: str, value: float, signed: bool = False) -> str:
     return format(value, f"{sign}.4f" if "mse" in words else f"{sign}.6g")
 
 
+def format_difference(metric: str, value: float) -> str:
+    """Return a difference of `msnlib.claim.claim_table` with its sign: points with two decimals, per cent with one."""
+    return "" if pd.isna(value) else format(value, "+z.2f" if metric == "accuracy" else "+z.1f")
+
+
 def format_table(table: pd.DataFrame) -> str:
     """Return `report_table`'s rows as Markdown that is also readable as plain text, one section per profile."""
     sections = []
@@ -157,6 +166,15 @@ _README_ARMS = {
     "multitask, converged": "one network, converged",
 }
 _README_MARKS = ("<!-- results: written by `make report` from the records in reports/ -->", "<!-- end of results -->")
+_CLAIM_MARKS = (
+    "<!-- claim: written by `make report` from the records in reports/ and sweeps/claim.toml -->",
+    "<!-- end of claim -->",
+)
+_ANSWERS = {  # verdict -> whether the claim holds, and the word for its parts
+    "non-inferior": ("it holds", "shown for"),
+    "inferior": ("it does not hold", "refuted for"),
+    "inconclusive": ("undecided", "open for"),
+}
 
 
 def headline(records: pd.DataFrame) -> pd.DataFrame:
@@ -233,23 +251,93 @@ def readme_table(records: pd.DataFrame) -> str:
     return _markdown(header, lines, first_number=3)
 
 
-def publish(out: Path, readme: Path) -> None:
-    """Draw ``results.png`` and ``speed.png`` into ``out`` and put `readme_table` between the two marks in a README.
-
-    Raises `EmptyReport` when there are no records but quick ones, or the README lacks the marks.
+def claim_section(table: pd.DataFrame) -> str:
+    """Return the README's answer as Markdown: `msnlib.claim.claim_table`'s rows, a sentence for each experiment and one
+    for all of them, and what was not tested.
     """
-    from msnlib.plots import results, speed  # here, so that a table does not wait for torch
+    from msnlib.claim import claim_verdicts  # here, so that other tables do not wait for statsmodels
+
+    if table.empty:
+        return "No run yet has a task with a margin in both networks."
+    lines = [
+        [
+            row.experiment,
+            f"{row.task} ({'points' if row.metric == 'accuracy' else '% of the error'})",
+            row.profile,
+            str(row.seeds),
+            format_difference(row.metric, row.difference),
+            "" if pd.isna(row.low) else " to ".join(format_difference(row.metric, end) for end in (row.low, row.high)),
+            f"{row.margin:g}",
+            row.verdict,
+        ]
+        for row in table.itertuples(index=False)
+    ]
+    header = ["", "task", "profile", "seeds", "difference", "90 % interval", "margin", "verdict"]
+    verdicts = claim_verdicts(table)
+    overall = verdicts.pop("all")
+    answers = [
+        _answer(name, verdicts[name], dict(zip(rows["task"], rows["verdict"], strict=True)))
+        for name, rows in table.groupby("experiment", sort=False)
+    ]
+    answers.append(_answer("The whole claim", overall, verdicts))
+    untested = pd.DataFrame(table.attrs["untested"], columns=["experiment", "task"]).groupby("experiment", sort=False)
+    if len(untested):
+        named = [f"{name} ({', '.join(rows['task'])})" for name, rows in untested]
+        answers.append(f"- Not tested, without a margin or a control: {', '.join(named)}.")
+    return _markdown(header, lines, first_number=3) + "\n\n" + "\n".join(answers)
+
+
+def _answer(subject: str, verdict: str, parts: dict[str, str]) -> str:
+    """Return a sentence on the claim, from the verdict on a subject and those on its parts."""
+    named = [
+        f"{_ANSWERS[word][1]} {', '.join(part for part, found in parts.items() if found == word)}"
+        for word in _ANSWERS
+        if word in parts.values()
+    ]
+    sentence = "; ".join(named)
+    return f"- **{subject}: {_ANSWERS[verdict][0]}.** {sentence[0].upper()}{sentence[1:]}."
+
+
+def publish(out: Path, readme: Path) -> None:
+    """Draw ``results.png`` and ``speed.png`` into ``out`` and put `readme_table` between its two marks in a README.
+
+    Where ``sweeps/claim.toml`` stands beside the README, also write ``claim.csv`` and ``claim.png``, and put
+    `claim_section` between two other marks.
+
+    Raises `EmptyReport` when there are no records but quick ones, or the README lacks the marks;
+    `msnlib.parameters.ParameterError` for margins that are none.
+    """
+    from msnlib.plots import forest, results, speed  # here, so that a table does not wait for torch
 
     records = read_records(out)
-    text = readme.read_text(encoding="utf-8")
-    start, end = (text.find(mark) for mark in _README_MARKS)
-    if not (records["profile"] != "quick").any() or not -1 < start < end:
-        raise EmptyReport(f"{readme}: no marks for the table, or no paper or laptop run in {out} to fill it from")
-    start += len(_README_MARKS[0])
-    readme.write_text(f"{text[:start]}\n\n{readme_table(records)}\n\n{text[end:]}", encoding="utf-8")
-    results(records).savefig(out / "results.png", dpi=110, metadata={"Software": None})
+    if not (records["profile"] != "quick").any():
+        raise EmptyReport(f"{readme}: no paper or laptop run in {out} to fill its table from")
+    text = _between(readme, readme.read_text(encoding="utf-8"), _README_MARKS, readme_table(records))
+    margins = readme.parent / "sweeps" / "claim.toml"
+    if margins.is_file():
+        from msnlib.claim import claim_table, read_margins
+
+        claim = claim_table(out, read_margins(margins))
+        text = _between(readme, text, _CLAIM_MARKS, claim_section(claim))
+        claim.to_csv(out / "claim.csv", index=False, float_format="%.6g")
+        if not claim.empty:
+            _save(forest(claim), out / "claim.png")
+    readme.write_text(text, encoding="utf-8")
+    _save(results(records), out / "results.png")
     if (records["experiment"] == "performance").any():
-        speed(records).savefig(out / "speed.png", dpi=110, metadata={"Software": None})
+        _save(speed(records), out / "speed.png")
+
+
+def _between(readme: Path, text: str, marks: tuple[str, str], content: str) -> str:
+    """Return ``text`` with ``content`` between the two marks."""
+    start, end = (text.find(mark) for mark in marks)
+    if not -1 < start < end:
+        raise EmptyReport(f"{readme}: no marks {marks[0]!r} and {marks[1]!r} to write between")
+    return f"{text[: start + len(marks[0])]}\n\n{content}\n\n{text[end:]}"
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    figure.savefig(path, dpi=110, metadata={"Software": None})  # so that the same records give the same bytes
 
 
 def write_report(out: Path | str) -> str:

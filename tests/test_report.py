@@ -3,13 +3,19 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from msnlib.claim import claim_table, read_margins
 from msnlib.cli import main
+from msnlib.parameters import ParameterError
 from msnlib.records import Run, read_records
 from msnlib.report import (
+    _CLAIM_MARKS,
     _README_MARKS,
     EmptyReport,
+    claim_section,
+    format_difference,
     format_table,
     format_value,
     headline,
@@ -168,6 +174,15 @@ def test_the_readme_shows_exactly_the_committed_records():
     assert readme_table(records) in (root / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_readme_answers_the_claim_from_the_committed_records():
+    root = Path(__file__).resolve().parent.parent
+    table = claim_table(root / "reports", read_margins(root / "sweeps" / "claim.toml"))
+    assert {"E1", "E3"} <= set(table["experiment"])
+    text = (root / "README.md").read_text(encoding="utf-8")
+    assert f"{_CLAIM_MARKS[0]}\n\n{claim_section(table)}\n\n{_CLAIM_MARKS[1]}" in text
+    pd.testing.assert_frame_equal(pd.read_csv(root / "reports" / "claim.csv"), table, rtol=1e-5, check_dtype=False)
+
+
 def test_an_experiment_is_shown_in_its_largest_profile(out):
     for experiment, profile in [
         ("E10", "laptop"),
@@ -241,3 +256,95 @@ def test_publish_fills_the_readme_between_its_marks(out):
     readme.write_text("no marks")
     with pytest.raises(EmptyReport, match="no marks"):
         publish(out, readme)
+
+
+def _save_pair(experiment, seed, own, control, metric="accuracy", task="mnist", subnetwork="multitask"):
+    run = Run(experiment, notebook=f"02_{experiment}", profile="paper", seed=seed)
+    for arm, value in ((subnetwork, own), ("dedicated", control)):
+        run.add(task=task, arm=f"{arm}, converged", metric=metric, value=value)
+    run.save()
+
+
+def test_publish_answers_the_claim_between_its_marks(out):
+    for seed, noise in enumerate((-0.01, 0.0, 0.01)):
+        _save_pair("E1", seed, 97.0 + noise, 97.0)
+        _save_pair("E2", seed, 90.0 + noise, 97.0)
+    _save_pair("E3", 0, 0.008, 0.01, "mse", "boston")
+    _save_pair("E6", 0, 90.0, 90.0, task="easy")
+    (out / "sweeps").mkdir()
+    margins = out / "sweeps" / "claim.toml"
+    margins.write_text('[margins]\nmnist = 0.5\nboston = "10 %"\n')
+    readme = out / "README.md"
+    readme.write_text("\n".join(_README_MARKS))
+    with pytest.raises(EmptyReport, match="no marks '<!-- claim"):
+        publish(out, readme)
+    assert readme.read_text() == "\n".join(_README_MARKS)  # refused before anything is written
+    readme.write_text("\n".join([*_README_MARKS, "then", *_CLAIM_MARKS, "after\n"]))
+    publish(out, readme)
+    written = readme.read_text()
+    _, rest = written.split(f"then\n{_CLAIM_MARKS[0]}\n\n")
+    assert rest.splitlines() == [
+        "|    | task                    | profile | seeds | difference |  90 % interval | margin |      verdict |",
+        "| -- | ----------------------- | ------- | ----: | ---------: | -------------: | -----: | -----------: |",
+        "| E1 | mnist (points)          | paper   |     3 |      +0.00 | -0.02 to +0.02 |    0.5 | non-inferior |",
+        "| E2 | mnist (points)          | paper   |     3 |      -7.00 | -7.02 to -6.98 |    0.5 |     inferior |",
+        "| E3 | boston (% of the error) | paper   |     1 |      +20.0 |                |     10 | inconclusive |",
+        "",
+        "- **E1: it holds.** Shown for mnist.",
+        "- **E2: it does not hold.** Refuted for mnist.",
+        "- **E3: undecided.** Open for boston.",
+        "- **The whole claim: it does not hold.** Shown for E1; refuted for E2; open for E3.",
+        "- Not tested, without a margin or a control: E6 (easy).",
+        "",
+        _CLAIM_MARKS[1],
+        "after",
+    ]
+    assert pd.read_csv(out / "claim.csv")["verdict"].tolist() == ["non-inferior", "inferior", "inconclusive"]
+    assert (out / "claim.png").stat().st_size > 1000
+    before = (out / "claim.png").read_bytes()
+    publish(out, readme)
+    assert readme.read_text() == written and (out / "claim.png").read_bytes() == before
+    margins.write_text("[margins]\nmnist = 0\n")
+    with pytest.raises(ParameterError, match="mnist: margin 0 must be"):
+        publish(out, readme)
+    margins.write_text("[margins]\ncifar10 = 1\n")
+    publish(out, readme)
+    assert "No run yet has a task with a margin in both networks." in readme.read_text()
+
+
+def test_the_claim_without_untested_tasks_and_with_all_tasks_shown(out):
+    for seed in (0, 1):
+        _save_pair("E1", seed, 97.0, 97.0)
+        _save_pair("E10", seed, 97.0, 97.0, subnetwork="told")
+    (out / "claim.toml").write_text("[margins]\nmnist = 0.5\n")
+    table = claim_table(out, read_margins(out / "claim.toml"))
+    assert claim_section(table).splitlines()[-1] == "- **The whole claim: it holds.** Shown for E1, E10."
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "shown"),
+    [("accuracy", 0.126, "+0.13"), ("accuracy", -0.001, "+0.00"), ("mse", -10.04, "-10.0"), ("mse", float("nan"), "")],
+)
+def test_differences_are_shown_with_their_sign(metric, value, shown):
+    assert format_difference(metric, value) == shown
+
+
+def test_the_forest_draws_what_the_table_holds(out):
+    from msnlib.plots import forest
+
+    for seed, own in enumerate((97.0, 97.2, 97.4)):
+        _save_pair("E1", seed, own, 97.0)
+        _save_pair("E2", seed, own - 10, 97.0)
+    _save_pair("E10", 0, 97.2, 97.0, subnetwork="told")
+    (out / "claim.toml").write_text("[margins]\nmnist = 0.5\n")
+    table = claim_table(out, read_margins(out / "claim.toml"))
+    table.loc[0, ["boot_low", "boot_high"]] = 0.1, 0.3
+    (ax,) = forest(table).axes
+    drawn = [line.get_xydata().tolist() for line in ax.lines]
+    assert [[table["low"][0] / 0.5, 0.0], [table["high"][0] / 0.5, 0.0]] in drawn
+    assert [[0.2, 0.28], [0.6, 0.28]] in drawn and [[pytest.approx(0.4), 0.0]] in drawn
+    assert [[-4.0, 1.0]] in drawn  # 9.8 points are beyond the edge
+    assert not any(2.0 in [y for _, y in line] and len(line) == 2 and line[0][1] == line[1][1] for line in drawn)
+    words = [text.get_text() for text in ax.texts]
+    assert {"+0.20 points", "-9.80 points", "one seed", *table["verdict"]} <= set(words)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["E1 mnist", "E2 mnist", "E10 mnist"]

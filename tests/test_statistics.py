@@ -18,7 +18,7 @@ SECOND = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
     ("value", "number", "metric", "text"),
     [
         (0.5, 0.5, "accuracy", "0.5 points"),
-        (1, 1.0, "accuracy", "1 points"),
+        (2, 2.0, "accuracy", "2 points"),
         ("10 %", 10.0, "mse", "10 %"),
         ("2.5%", 2.5, "mse", "2.5 %"),
     ],
