@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 UV := $(VENV)/bin/uv --system-certs
 JOBS ?= 2
 
-.PHONY: help environment test reproduce report notebooks lint lock
+.PHONY: help environment test reproduce report site notebooks lint lock
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 18
@@ -45,8 +45,12 @@ notebooks: $(INSTALLED) ## re-make the outputs committed with the notebooks (rea
 reproduce: $(INSTALLED) ## run every notebook in the quick profile into reports/ and print the table
 	@$(VENV)/bin/msn run --profile quick --jobs $(JOBS) --out reports
 
-report: $(INSTALLED) ## re-make the table, the README's and its figure from the runs in reports/
+report: $(INSTALLED) ## re-make tables and figures from the runs in reports/, the README's too, and the site
 	@$(VENV)/bin/msn report --out reports --readme README.md
+	@$(MAKE) --no-print-directory site
+
+site: $(INSTALLED) ## build the site from notebooks, records and docstrings into site/
+	@$(VENV)/bin/python docs/pages.py site && echo "open site/index.html"
 
 lint: $(INSTALLED) ## check the style of code and notebooks
 	@$(VENV)/bin/ruff check .

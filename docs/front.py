@@ -1,0 +1,191 @@
+"""The parts of the front page that come from records: Markdown and figures. No number stands here."""
+
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import yaml
+from runs import heading_of
+
+from msnlib.claim import claim_verdicts
+from msnlib.parameters import read_notebook
+from msnlib.plots import LINES, style
+from msnlib.records import read_records
+from msnlib.report import format_value, headline
+
+MARKERS = "os^Dv"
+CAPACITY_ARMS = {
+    "multitask": "subnetworks, weights chosen by gradient",
+    "random": "subnetworks, weights chosen at random",
+    "small": "small dense networks with as many weights",
+}
+VERDICTS = {"non-inferior": "shown", "inconclusive": "undecided", "inferior": "refuted"}
+WHOLE = "a whole network of its own"
+DENSITY_ARMS = {
+    "": "chosen by gradient, the paper's order",
+    " reversed": "chosen by gradient, the other order",
+    " random": "chosen at random",
+}
+_ALTERNATIVE = "a line per way of choosing weights; the numbers are in the table below"
+
+
+def write_parts(root: Path, readme: str, paths: list[Path], out: Path) -> None:
+    """Write every part as ``<out>/<part>.md``, and the figures it shows beside it.
+
+    Args:
+        root: of the repository.
+        readme: its text, links set to the site.
+        paths: the notebooks that have pages.
+        out: the folder ``parts``.
+    """
+    style()
+    plt.rcParams["svg.hashsalt"] = "msnlib"  # no random ids: two builds of one tree are equal
+    records = read_records(root / "reports")
+    records = headline(records[records["profile"] != "quick"])
+    parts = {
+        "claim": claim(root / "reports", readme),
+        "density": density(records[records["experiment"] == "density"], out),
+        "capacity": capacity(records[records["experiment"] == "capacity"], out),
+        "notebooks": notebooks(paths, readme),
+        "cite": cite(yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))),
+    }
+    for name, text in parts.items():
+        (out / f"{name}.md").write_text(text, encoding="utf-8")
+
+
+def claim(reports: Path, readme: str) -> str:
+    """The verdict on the claim in a sentence, and the README's section on it, which `make report` writes."""
+    (section,) = [part for part in readme.split("\n## ") if "<!-- claim: " in part] or [""]
+    if not section or not (reports / "claim.csv").exists():
+        return "There is none yet: `make report` writes it from the records of several seeds.\n"
+    table = pd.read_csv(reports / "claim.csv")
+    overall = claim_verdicts(table).get("all", "inconclusive")
+    count = table["verdict"].value_counts()
+    found = ", ".join(f"{word} {count[word]}" for word in VERDICTS if word in count)
+    lead = f"**No loss on any task: {VERDICTS[overall]}.** Tasks in all experiments: {found}."
+    return f"{lead}\n\n{section.partition(chr(10))[2]}\n"
+
+
+def density(records: pd.DataFrame, out: Path) -> str:
+    """Accuracy against the share of weights a task keeps, trained to convergence: a figure and a table per task."""
+    named = records["arm"].str.extract(r"^density (?P<density>[\d.]+)(?P<arm>| reversed| random), converged$")
+    shown = records.assign(**named)[named["density"].notna() & (records["metric"] == "accuracy")]
+    if shown.empty:
+        return "No run of notebook 14 is here yet; `msn run 14 --profile laptop` makes one.\n"
+    shown = shown.assign(arm=shown["arm"].map(DENSITY_ARMS), density=shown["density"].astype(float))
+    whole = records[(records["arm"] == "dedicated, converged") & (records["metric"] == "accuracy")]
+    figures, tables = [], []
+    for task, rows in shown.groupby("task", sort=False):
+        alone = whole[whole["task"] == task]
+        figure, ax = plt.subplots(figsize=(3.7, 3.9))
+        ax.axhline(alone["value"].mean(), color="black", linewidth=1, label=WHOLE)
+        _curves(ax, rows, "density")
+        ax.set(title=task, xlabel="density, the share of weights kept", ylabel="accuracy in %")
+        address = _save(figure, ax, out, f"density_{task}")
+        figures.append(f"![{task}: accuracy against density, {_ALTERNATIVE}]({address})")
+        mean = format_value("accuracy", alone["value"].mean())
+        tables.append(f"{task}, accuracy in % by density; {WHOLE}: {mean}\n\n{_table(rows, 'density')}")
+    return (
+        "Two tasks share a network, and each keeps a smaller and smaller share of the weights. The line without marks "
+        f"is a network with one task that owns every weight. {_origin(shown)}\n\n" + "\n".join(figures) + "\n\n"
+    ) + "\n\n".join([*tables, ""])
+
+
+def capacity(records: pd.DataFrame, out: Path) -> str:
+    """Accuracy, mean of the tasks measured, against the number of tasks that share the network."""
+    named = records["arm"].str.extract(r"^(?P<arm>\w+) T=(?P<tasks>\d+)$")
+    shown = records.assign(**named)[named["tasks"].notna() & (records["task"] == "mean")]
+    if shown.empty:
+        return "No run of notebook 10 is here yet; `msn run 10 --profile laptop` makes one.\n"
+    shown = shown.assign(arm=shown["arm"].map(CAPACITY_ARMS), tasks=shown["tasks"].astype(int))
+    figure, ax = plt.subplots(figsize=(5.2, 4.2))
+    _curves(ax, shown, "tasks")
+    ax.set(xlabel="tasks T that share the network", ylabel="accuracy in %")
+    return (
+        "The network is filled with T equally hard tasks, and each gets 1/T of the weights. Nothing is forgotten; what "
+        "falls is what so small a share can learn. Shown is the mean of three tasks, the first, the middle and the "
+        f"last to choose. {_origin(shown)}\n\n"
+        f"![Accuracy against the number of tasks, {_ALTERNATIVE}]({_save(figure, ax, out, 'capacity')})\n\n"
+        f"Accuracy in % by number of tasks:\n\n{_table(shown, 'tasks')}\n"
+    )
+
+
+def notebooks(paths: list[Path], readme: str) -> str:
+    """A line per notebook: its heading, and what the README says it shows."""
+    lines = []
+    for path in paths:
+        shows = re.search(rf"^\| \[{path.stem}\]\([^)]*\) \| (?:E\d+: )?(.+?) \|", readme, re.MULTILINE)
+        line = f"- [{heading_of(read_notebook(path))}](/notebooks/{path.name})"
+        lines.append(f"{line}: {shows[1]}" if shows else line)
+    return "\n".join(lines) + "\n"
+
+
+def cite(citation: dict) -> str:
+    """How to cite the package and the paper, from CITATION.cff."""
+    (paper,) = citation["references"]
+    (arxiv,) = (entry["value"].removeprefix("arXiv:") for entry in paper["identifiers"])
+    people = " and ".join(person["family-names"] for person in paper["authors"])
+    (authors,) = (author["name"] for author in citation["authors"])
+    return f"""{citation["message"]} Licence: {citation["license"]}.
+
+```bibtex
+@software{{msnlib,
+  author = {{{{{authors}}}}},
+  title = {{{citation["title"]}}},
+  version = {{{citation["version"]}}},
+}}
+
+@article{{{paper["authors"][0]["family-names"].lower()}{paper["year"]},
+  author = {{{people}}},
+  title = {{{paper["title"]}}},
+  year = {{{paper["year"]}}},
+  journal = {{arXiv:{arxiv}}},
+  url = {{{paper["url"]}}},
+}}
+```
+"""
+
+
+def _origin(rows: pd.DataFrame) -> str:
+    """Say which runs the rows come from, and what the bars of their figure are."""
+    notebook, profile = (rows[name].iloc[0] for name in ("notebook", "profile"))
+    seeds = sorted(rows["seed"].unique())
+    said = f"Notebook [{notebook.partition('_')[0]}](/notebooks/{notebook}.ipynb), profile [{profile}](#run-it-again), "
+    if len(seeds) == 1:
+        return f"{said}one seed."
+    return f"{said}means of {len(seeds)} seeds; bars reach from the lowest seed to the highest."
+
+
+def _curves(ax: plt.Axes, rows: pd.DataFrame, by: str) -> None:
+    """Draw, over the column ``by``, a line of means per arm and a bar from the lowest seed to the highest."""
+    for place, (arm, found) in enumerate(rows.groupby("arm", sort=False)):
+        values = found.groupby(by)["value"].agg(["mean", "min", "max"])
+        spread = [values["mean"] - values["min"], values["max"] - values["mean"]]
+        ax.errorbar(
+            values.index, values["mean"], spread, label=arm, color=f"C{place}", capsize=3,
+            linestyle=LINES[place % len(LINES)], marker=MARKERS[place % len(MARKERS)],
+        )  # fmt: skip
+    ax.set_xscale("log")
+    ticks = sorted(rows[by].unique())
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
+
+
+def _save(figure: plt.Figure, ax: plt.Axes, out: Path, name: str) -> str:
+    """Save the figure, its legend below it, and return its address on the site."""
+    handles, labels = ax.get_legend_handles_labels()
+    figure.tight_layout(rect=(0, 0.06 * len(labels), 1, 1))
+    figure.legend(handles, labels, loc="lower center", frameon=False)
+    figure.savefig(out / f"{name}.svg", metadata={"Date": None})
+    plt.close(figure)
+    return f"/parts/{name}.svg"
+
+
+def _table(rows: pd.DataFrame, by: str) -> str:
+    """Return means over seeds as Markdown, a line per arm and a column per value of ``by``."""
+    means = rows.pivot_table(index="arm", columns=by, values="value", sort=False)
+    means = means[sorted(means)]
+    lines = [["", *(f"{value:g}" for value in means)], ["---", *("---:" for _ in means)]]
+    lines += [[arm, *(format_value("accuracy", value) for value in row)] for arm, row in means.iterrows()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

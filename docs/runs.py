@@ -1,0 +1,154 @@
+"""Executed notebooks as pages: which run to show first, what is said of it, and a text for every figure."""
+
+import ast
+import contextlib
+import inspect
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from msnlib import plots
+from msnlib.parameters import PROFILES, read_notebook, source_of
+from msnlib.records import read_record
+
+
+@dataclass(eq=False)
+class Execution:
+    """One executed notebook: its file and, but for the quick runs in notebooks/, its record."""
+
+    path: Path
+    record: dict[str, Any] | None
+
+    @property
+    def profile(self) -> str:
+        return self.record["configuration"]["profile"] if self.record else "quick"
+
+    @property
+    def seed(self) -> int:
+        return self.record["configuration"]["seed"] if self.record else 0
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        return self.record["run"].get("overrides", {}) if self.record else {}
+
+    @property
+    def title(self) -> str:
+        return ", ".join([self.profile, f"seed {self.seed}", *(f"{k} {v}" for k, v in self.overrides.items())])
+
+    @property
+    def command(self) -> str:
+        settings = "".join(f" -p {name} {value}" for name, value in self.overrides.items())
+        number = self.path.stem.partition("_")[0].lstrip("0")
+        return f"msn run {number} --profile {self.profile} --seeds {self.seed}{settings}"
+
+    @property
+    def folder(self) -> str:
+        return self.path.parent.name if self.record else f"{self.profile}-seed{self.seed}"
+
+
+def executions(notebook: Path, reports: Path) -> list[Execution]:
+    """Return every run of a notebook, first the one to read: nothing set by hand, largest profile, lowest seed."""
+    found = [Execution(notebook, None)]
+    for path in (reports / notebook.stem).glob(f"*/{notebook.name}"):
+        name = path.parent.name  # quick runs and failed ones are not committed
+        if not name.startswith((".", "quick-")) and not name.endswith(".failed"):
+            found.append(Execution(path, read_record(path.with_name("record.json"))))
+    return sorted(found, key=lambda run: (run.overrides != {}, PROFILES.index(run.profile), run.seed, run.folder))
+
+
+def write_pages(notebook: Path, reports: Path, out: Path) -> None:
+    """Write ``<out>/<notebook>.ipynb``, the run to read first, and every other run into a folder of that name."""
+    runs = executions(notebook, reports)
+    for run in runs:
+        page = out / _address(run, runs).removeprefix("/notebooks/")
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(json.dumps(_page(run, runs)), encoding="utf-8")
+
+
+def _page(run: Execution, runs: list[Execution]) -> dict[str, Any]:
+    notebook = read_notebook(run.path)
+    opening, *others = notebook["cells"]
+    title, text = heading_of(notebook), source_of(opening).partition("\n")[2]
+    if run != runs[0]:  # reached from the first run's page, not from the sidebar or the search
+        notebook["metadata"] |= {"orphan": True, "nosearch": True}
+    page_title = title if run == runs[0] else f"{title} · {run.title}"
+    opening["source"] = f"# {page_title}\n\n{_note(run, runs)}\n{text}"
+    heading, before, parts = title, text, False
+    for cell in others:
+        source = source_of(cell)
+        if cell["cell_type"] == "markdown":
+            parts = parts or source.startswith("# ")
+            if parts:  # a page has one heading of the first order
+                cell["source"] = re.sub(r"^#", "##", source, flags=re.MULTILINE)
+            before = source
+            heading = ([heading] + re.findall(r"^#+ (.+)$", source, re.MULTILINE))[-1]
+        elif cell["cell_type"] == "code":
+            if "injected-parameters" in cell["metadata"].get("tags", []):
+                cell["source"] = source.replace("# Parameters", "# as set for this run", 1).strip()
+            cell["metadata"]["mystnb"] = {"image": {"alt": alternative(heading, source, before)}}
+    return notebook
+
+
+def heading_of(notebook: dict[str, Any]) -> str:
+    """Return the heading a notebook starts with.
+
+    Raises:
+        ValueError: it starts with anything else.
+    """
+    first = source_of(notebook["cells"][0]).partition("\n")[0]
+    if not first.startswith("# "):
+        raise ValueError(f"a notebook must start with a heading, not with {first!r}")
+    return first.removeprefix("# ")
+
+
+def _note(run: Execution, runs: list[Execution]) -> str:
+    """Return what to know about a run and the way to the others."""
+    said = [f"profile **{run.profile}**", f"seed {run.seed}"]
+    said += [f"{name} {value}" for name, value in run.overrides.items()]
+    if run.record:
+        seconds = run.record["run"]["seconds"]
+        said += [f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"]
+        said += [f"torch {run.record['versions']['torch']}"]
+    lines = [f"{', '.join(said).capitalize()}. To repeat it: `{run.command}`"]
+    others = [f"[{other.title}]({_address(other, runs)})" for other in runs if other != run]
+    if others:
+        lines.append(f"Other runs: {' · '.join(others)}")
+    return ":::{admonition} This run\n:class: note\n\n" + "\n\n".join(lines) + "\n:::\n"
+
+
+def _address(run: Execution, runs: list[Execution]) -> str:
+    name = run.path.stem if run == runs[0] else f"{run.path.stem}/{run.folder}"
+    return f"/notebooks/{name}.ipynb"
+
+
+def alternative(heading: str, code: str, before: str) -> str:
+    """Return the text for the figures that a cell draws, for those who cannot see them.
+
+    What the drawing function of `msnlib.plots` says of itself, else the labels of the axes, else how the Markdown
+    ``before`` the cell ends; always with the ``heading`` of the section.
+    """
+    with contextlib.suppress(SyntaxError):
+        calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+        for call in calls:
+            name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            function = vars(plots).get(name)
+            if name != "style" and inspect.isfunction(function) and function.__module__ == plots.__name__:
+                return f"{_plain(heading)}. {_plain(inspect.getdoc(function).partition(chr(10) * 2)[0])}"
+        labels: dict[str, list[str]] = {"ylabel": [], "xlabel": []}
+        for call in calls:
+            for keyword in call.keywords:
+                if keyword.arg in labels and isinstance(keyword.value, ast.Constant):
+                    labels[keyword.arg].append(str(keyword.value.value))
+        if all(labels.values()):
+            axes = (" and ".join(dict.fromkeys(found)) for found in labels.values())
+            return f"{_plain(heading)}. Axes: {' against '.join(axes)}."
+    return f"Figure of the section “{_plain(heading)}”: " + re.split(r"(?<=[.:?!])\s+", _plain(before))[-1]
+
+
+def _plain(markdown: str) -> str:
+    """Return Markdown's text on one line, without marks."""
+    text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", markdown)
+    text = re.sub(r":\w+:`~?([^`]*)`", r"\1", text)
+    return " ".join(re.sub(r"[*`$#|]|^[-\d.]+ ", "", text, flags=re.MULTILINE).split())
