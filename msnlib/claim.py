@@ -58,11 +58,11 @@ def read_margins(path: Path | str) -> dict[str, Margin]:
 def claim_table(folder: Path | str, margins: Mapping[str, Margin], rule: str = "converged") -> pd.DataFrame:
     """Return one row per experiment of the paper and task: the comparison over all seeds that have both networks.
 
-    Of each experiment its largest profile counts, never ``quick``, and only runs without parameters set by hand; of
-    several runs of one seed one counts. ``subnetwork`` and ``control`` are means of the metric; ``difference``,
-    ``low``, ``high``, ``boot_low``, ``boot_high`` and ``margin`` are points of accuracy, or per cent of the control's
-    squared error, positive is better (`msnlib.statistics.Comparison`). The bootstrap is over those ``boot_seeds``
-    whose records hold the outcomes of the test examples, if they are at least three.
+    The runs are those of `msnlib.report.headline`, never ``quick``; of several runs of one seed one counts.
+    ``subnetwork`` and ``control`` are means of the metric; ``difference``, ``low``, ``high``, ``boot_low``,
+    ``boot_high`` and ``margin`` are points of accuracy, or per cent of the control's squared error, positive is better
+    (`msnlib.statistics.Comparison`). The bootstrap is over those ``boot_seeds`` whose records hold the outcomes of the
+    test examples, if they are at least three.
 
     Args:
         folder: of records, as for `read_records`.
@@ -109,7 +109,8 @@ def _pairs(
     plain = plain[plain["metric"].isin(["accuracy", "mse"]) & plain["experiment"].isin(published_table()["id"])]
     stored = plain["file"].map({name: (folder / name).with_suffix(".npz").exists() for name in plain["file"].unique()})
     best = plain.assign(stored=stored).sort_values("stored", ascending=False, kind="stable")
-    networks = dict(iter(best.groupby(["experiment", "profile", "task", "arm"])))
+    groups = (headline(of_one) for _, of_one in best.groupby("profile"))  # never two configurations in one pair
+    networks = {key: rows for found in groups for key, rows in found.groupby(["experiment", "profile", "task", "arm"])}
 
     def seeds(*key: str) -> dict[int, Any]:
         rows = networks.get(key, best[:0]).drop_duplicates("seed")

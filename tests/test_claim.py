@@ -82,6 +82,16 @@ def test_runs_with_parameters_set_by_hand_do_not_count(out):
     assert claim_table(out, MARGINS)["seeds"].tolist() == [1]
 
 
+def test_runs_of_another_configuration_are_not_mixed_in(out):
+    for seed in (0, 1, 2):
+        _save("E1", seed, _pair(97.0, 97.0 + seed), epochs=100)
+        _save("E1", seed + 3, {("mnist", "multitask"): 97.0})
+        _save("E1", seed, {("mnist", "dedicated"): 50.0})  # an older default
+        _save("E1", seed + 10, _pair(97.0, 97.0), epochs=100)
+        _save("E3", seed, {("mnist", "multitask"): 98.0})
+    assert claim_table(out, MARGINS)[["seeds", "difference"]].values.tolist() == [[6, -0.5], [3, 0.0]]
+
+
 def test_a_run_counts_once_and_the_one_with_examples_is_taken(out):
     random = np.random.default_rng(0)
     outcomes = [{arm: random.random(40) < 0.8 for arm in ("multitask", "dedicated")} for _ in range(4)]

@@ -205,6 +205,16 @@ def test_an_experiment_is_shown_in_its_largest_profile(out):
     ]
 
 
+def test_of_several_configurations_the_one_with_the_most_seeds_is_shown(out):
+    _save("E1", 0, 10.0, epochs=50)  # an older default, and no override
+    for seed in (1, 2):
+        _save("E1", seed, 97.0 + seed, epochs=100)
+    _save("E2", 0, 90.0, epochs=50)
+    shown = headline(read_records(out))
+    assert shown[["experiment", "seed", "value"]].values.tolist() == [["E1", 1, 98.0], ["E1", 2, 99.0], ["E2", 0, 90.0]]
+    assert "98.50 (98.00–99.00)" in readme_table(read_records(out))
+
+
 def test_experiments_nobody_published_are_not_in_the_readme(out):
     _save("E1", 0, 97.0)
     _save("capacity", 0, 90.0, notebook="10_b")
