@@ -56,6 +56,23 @@ _ROWS = (
     ("E10", "TaskIdentification", "fashion", "multitask", "accuracy", 87.96),
 )
 
+# Other versions of the same output files, by the commit that holds them. Each is one run too, perhaps of an earlier
+# version of the script.
+_OTHERS = (
+    ("E5", "954f997d", "cifar10", "dedicated", "accuracy", 53.64),
+    ("E5", "954f997d", "cifar10", "multitask", "accuracy", 56.39),
+    ("E5", "954f997d", "mnist", "multitask", "accuracy", 98.40),
+    ("E5", "954f997d", "fashion", "multitask", "accuracy", 90.38),
+    ("E10", "50561b83", "task_identity", "multitask", "accuracy", 99.975),
+    ("E10", "50561b83", "overall", "multitask", "accuracy", 91.555),
+    ("E10", "50561b83", "mnist", "multitask", "accuracy", 96.84),
+    ("E10", "50561b83", "fashion", "multitask", "accuracy", 86.27),
+    ("E10", "8411d6a2", "task_identity", "multitask", "accuracy", 99.975),
+    ("E10", "8411d6a2", "overall", "multitask", "accuracy", 91.99),
+    ("E10", "8411d6a2", "mnist", "multitask", "accuracy", 96.80),
+    ("E10", "8411d6a2", "fashion", "multitask", "accuracy", 87.18),
+)
+
 
 def published_table(id: str | None = None) -> pd.DataFrame:
     """Return the published figures of one experiment (``"E1"``), or all of them.
@@ -70,6 +87,19 @@ def published_table(id: str | None = None) -> pd.DataFrame:
     if id not in set(table["id"]):
         raise KeyError(f"no published figures for {id!r}; there are {', '.join(table['id'].unique())}")
     return table[table["id"] == id].reset_index(drop=True)
+
+
+def other_outputs(id: str) -> pd.DataFrame:
+    """Return what other versions of one experiment's output file say: a hint at how far two runs lie apart.
+
+    They come from the history of the authors' repositories and are never taken as the published figures.
+
+    Columns: output (its commit), task, arm, metric, value; without rows where no other version is known.
+
+    Raises `KeyError` for an unknown id.
+    """
+    published_table(id)
+    return pd.DataFrame([row[1:] for row in _OTHERS if row[0] == id], columns=["output", *_COLUMNS[2:]])
 
 
 def published_value(id: str, task: str, arm: str, metric: str) -> float | None:

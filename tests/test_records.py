@@ -12,7 +12,7 @@ import torch
 
 import msnlib
 from msnlib.parameters import PARAMETERS, Declared, ParameterError, check, declared
-from msnlib.published import published_table, published_value
+from msnlib.published import other_outputs, published_table, published_value
 from msnlib.records import Run, configuration_hash, read_records, versions
 
 # Makes msnlib's modules importable without msnlib/__init__.py, which imports torch.
@@ -322,3 +322,22 @@ def test_published_figures():
     assert published_value("E6", "easy", "dedicated", "accuracy") is None
     with pytest.raises(KeyError, match="E11"):
         published_table("E11")
+
+
+@pytest.mark.parametrize(("id", "versions"), [("E5", 1), ("E10", 2)])
+def test_other_outputs_of_a_script_are_kept_apart_from_the_published_one(id, versions):
+    others, published = other_outputs(id), published_table(id)
+    assert others["output"].nunique() == versions
+    for _, other in others.groupby("output"):
+        columns = ["task", "arm", "metric"]
+        assert other[columns].values.tolist() == published[columns].values.tolist()
+        assert not set(other["value"]) & set(published["value"])
+    assert other_outputs("E1").empty
+    with pytest.raises(KeyError, match="E11"):
+        other_outputs("E11")
+
+
+def test_the_parts_of_task_identification_make_up_the_whole():
+    for _, other in other_outputs("E10").groupby("output"):
+        value = other.set_index("task")["value"]
+        assert value["overall"] == pytest.approx((value["mnist"] + value["fashion"]) / 2, abs=0.006)
