@@ -1,5 +1,7 @@
 """Sphinx's settings for the site; `pages.py` writes the pages and calls Sphinx."""
 
+import inspect
+
 import msnlib
 
 project = "msnlib"
@@ -54,5 +56,12 @@ def _public_name(app, env, node, contnode):
         return domain.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], found[0][0], node, contnode)
 
 
+def _imported(app, what, name, obj, skip, options):
+    """Leave out what a module imports before autodoc spends seconds on it, which then leaves it out too."""
+    if what == "module" and (inspect.isclass(obj) or inspect.isroutine(obj)):
+        return True if obj.__module__ != app.env.current_document.autodoc_module else None
+
+
 def setup(app):
+    app.connect("autodoc-skip-member", _imported)
     app.connect("missing-reference", _public_name)

@@ -41,6 +41,7 @@ def build(out: Path, asked: list[str]) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         source, html = Path(scratch, "source"), Path(scratch, "html")
         write_source(notebooks, source)
+        sys.modules.setdefault("rfc3987_syntax", None)  # two seconds to import, to check addresses no notebook has
         status = build_main(["-q", "-c", str(ROOT / "docs"), "-d", f"{scratch}/doctrees", str(source), str(html)])
         if status == 0:
             shutil.rmtree(out, ignore_errors=True)
@@ -72,7 +73,8 @@ def write_source(notebooks: list[Path], source: Path) -> None:
 def linked(text: str, pages: dict[str, str]) -> str:
     """Return a Markdown file of the repository with its links set to the site.
 
-    ``pages`` maps files of the repository to those of the site. A link to any other file becomes its text and path.
+    ``pages`` maps files of the repository to those of the site. A link to any other file of the repository becomes its
+    text and path; one to no file at all stays, and Sphinx complains.
     """
 
     def link(match: re.Match) -> str:
@@ -84,6 +86,8 @@ def linked(text: str, pages: dict[str, str]) -> str:
             path = f"docs/{path}"
         if path in pages:
             return f"{mark}[{label}](/{pages[path]})"
+        if not (ROOT / path).exists():
+            return match[0]
         return f"`{path}`" if path.endswith(label) else f"{label} (`{path}`)"
 
     return re.sub(r"(!?)\[([^]]+)\]\(([^)\s]+)\)", link, text)

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import inspect
 import json
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 from msnlib import plots
 from msnlib.parameters import PROFILES, read_notebook, source_of
 from msnlib.records import read_record
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -53,8 +56,12 @@ def executions(notebook: Path, reports: Path) -> list[Execution]:
     found = [Execution(notebook, None)]
     for path in (reports / notebook.stem).glob(f"*/{notebook.name}"):
         name = path.parent.name  # quick runs and failed ones are not committed
-        if not name.startswith((".", "quick-")) and not name.endswith(".failed"):
+        if name.startswith((".", "quick-")) or name.endswith(".failed"):
+            continue
+        try:
             found.append(Execution(path, read_record(path.with_name("record.json"))))
+        except (OSError, ValueError) as error:
+            _log.warning("%s skipped: %s", path.parent, error)
     return sorted(found, key=lambda run: (run.overrides != {}, PROFILES.index(run.profile), run.seed, run.folder))
 
 
@@ -129,13 +136,15 @@ def alternative(heading: str, code: str, before: str) -> str:
     What the drawing function of `msnlib.plots` says of itself, else the labels of the axes, else how the Markdown
     ``before`` the cell ends; always with the ``heading`` of the section.
     """
+    section = _plain(heading)
+    section += "" if section[-1] in "?!." else "."
     with contextlib.suppress(SyntaxError):
         calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
         for call in calls:
             name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
             function = vars(plots).get(name)
             if name != "style" and inspect.isfunction(function) and function.__module__ == plots.__name__:
-                return f"{_plain(heading)}. {_plain(inspect.getdoc(function).partition(chr(10) * 2)[0])}"
+                return f"{section} {_plain(inspect.getdoc(function).partition(chr(10) * 2)[0])}"
         labels: dict[str, list[str]] = {"ylabel": [], "xlabel": []}
         for call in calls:
             for keyword in call.keywords:
@@ -143,8 +152,8 @@ def alternative(heading: str, code: str, before: str) -> str:
                     labels[keyword.arg].append(str(keyword.value.value))
         if all(labels.values()):
             axes = (" and ".join(dict.fromkeys(found)) for found in labels.values())
-            return f"{_plain(heading)}. Axes: {' against '.join(axes)}."
-    return f"Figure of the section “{_plain(heading)}”: " + re.split(r"(?<=[.:?!])\s+", _plain(before))[-1]
+            return f"{section} Axes: {' against '.join(axes)}."
+    return f"{section} Figure after: " + re.split(r"(?<=[.:?!])\s+", _plain(before))[-1]
 
 
 def _plain(markdown: str) -> str:
