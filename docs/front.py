@@ -30,15 +30,9 @@ DENSITY_ARMS = {
 _ALTERNATIVE = "a line per way of choosing weights; the numbers are in the table below"
 
 
-def write_parts(root: Path, readme: str, paths: list[Path], out: Path) -> None:
-    """Write every part as ``<out>/<part>.md``, and the figures it shows beside it.
-
-    Args:
-        root: of the repository.
-        readme: its text, links set to the site.
-        paths: the notebooks that have pages.
-        out: the folder ``parts``.
-    """
+def write_parts(root: Path, paths: list[Path], out: Path) -> None:
+    """Write every part as ``<out>/<part>.md``, and the figures it shows beside it; ``paths`` are the notebooks."""
+    readme = (root / "README.md").read_text(encoding="utf-8")
     style()
     plt.rcParams["svg.hashsalt"] = "msnlib"  # no random ids: two builds of one tree are equal
     records = read_records(root / "reports")
@@ -116,7 +110,7 @@ def notebooks(paths: list[Path], readme: str) -> str:
     lines = []
     for path in paths:
         shows = re.search(rf"^\| \[{path.stem}\]\([^)]*\) \| (?:E\d+: )?(.+?) \|", readme, re.MULTILINE)
-        line = f"- [{heading_of(read_notebook(path))}](/notebooks/{path.name})"
+        line = f"- [{heading_of(read_notebook(path))}](../notebooks/{path.name})"
         lines.append(f"{line}: {shows[1]}" if shows else line)
     return "\n".join(lines) + "\n"
 
@@ -151,7 +145,8 @@ def _origin(rows: pd.DataFrame) -> str:
     """Say which runs the rows come from, and what the bars of their figure are."""
     notebook, profile = (rows[name].iloc[0] for name in ("notebook", "profile"))
     seeds = sorted(rows["seed"].unique())
-    said = f"Notebook [{notebook.partition('_')[0]}](/notebooks/{notebook}.ipynb), profile [{profile}](#run-it-again), "
+    link = f"[{notebook.partition('_')[0]}](../notebooks/{notebook}.ipynb)"
+    said = f"Notebook {link}, profile [{profile}](#run-it-again), "
     if len(seeds) == 1:
         return f"{said}one seed."
     return f"{said}means of {len(seeds)} seeds; bars reach from the lowest seed to the highest."

@@ -60,11 +60,12 @@ def write_source(notebooks: list[Path], source: Path) -> None:
         for path in ROOT.glob(pattern):
             shutil.copyfile(path, parts / path.name)
             pages[f"{path.parent.name}/{path.name}"] = f"parts/{path.name}"
-    readme = linked((ROOT / "README.md").read_text(encoding="utf-8"), pages)
-    (parts / "README.md").write_text(readme, encoding="utf-8")
-    write_parts(ROOT, readme, notebooks, parts)
+    shutil.copyfile(ROOT / "README.md", parts / "README.md")
+    write_parts(ROOT, notebooks, parts)
     for path in (ROOT / "docs").glob("*.md"):
-        (source / path.name).write_text(linked(path.read_text(encoding="utf-8"), pages), encoding="utf-8")
+        shutil.copyfile(path, source / path.name)
+    for path in source.glob("**/*.md"):
+        path.write_text(linked(path.read_text(encoding="utf-8"), pages), encoding="utf-8")
     for path in notebooks:
         write_pages(path, ROOT / "reports", source / "notebooks")
     write_api(source / "api")
