@@ -320,7 +320,8 @@ def fit_sequence(
         fitting: passed to :func:`fit`.
 
     Raises:
-        As :func:`~msnlib.allocate` and :func:`fit`.
+        CapacityError: a phase's task does not fit; earlier phases are trained.
+        ValueError, FrozenTaskError, FloatingPointError: as :func:`~msnlib.allocate` and :func:`fit`.
     """
     _check_schedule(**fitting)
     phases = [[phase] if isinstance(phase, Task) else list(phase) for phase in tasks]
