@@ -135,9 +135,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
     outcomes = run_jobs(jobs, arguments.out, arguments.jobs, arguments.force, arguments.timeout)
     failed = _follow(outcomes, len(jobs))
-    if len(failed) < len(jobs):
-        _report(arguments)
-    return _say_failures(failed)
+    try:
+        if len(failed) < len(jobs):
+            _report(arguments)
+    finally:  # the disk that failed a run may be too full for a report
+        code = _say_failures(failed)
+    return code
 
 
 def _follow(outcomes: Iterator[Outcome], total: int) -> list[Outcome]:
@@ -283,7 +286,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"msn: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"msn: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        named = f"{error.filename}: " if error.filename else ""
+        print(f"msn: {named}{error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("msn: interrupted; finished runs are kept", file=sys.stderr)
