@@ -316,7 +316,8 @@ class _Process:
                         last = output["evalue"].strip().splitlines()[-1:]
                         return ": ".join([output["ename"], *last])
         lines = self.log.read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"exit code {self.process.returncode}"
+        full = "; the disk is full" if shutil.disk_usage(self.part).free < 2**16 else ""
+        return (lines[-1] if lines else f"exit code {self.process.returncode}") + full
 
 
 def _environment(scratch: Path, out: Path) -> dict[str, str]:
