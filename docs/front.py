@@ -12,7 +12,7 @@ from msnlib.claim import claim_verdicts
 from msnlib.parameters import read_notebook
 from msnlib.plots import LINES, style
 from msnlib.records import read_records
-from msnlib.report import format_value, headline
+from msnlib.report import SIZES, format_value, headline
 
 MARKERS = "os^Dv"
 CAPACITY_ARMS = {
@@ -54,10 +54,11 @@ def claim(reports: Path, readme: str) -> str:
     if not section or not (reports / "claim.csv").exists():
         return "There is none yet: `make report` writes it from the records of several seeds.\n"
     table = pd.read_csv(reports / "claim.csv")
-    overall = claim_verdicts(table).get("all", "inconclusive")
+    verdicts = claim_verdicts(table, "profile")
+    sizes = "; ".join(f"{words}: {VERDICTS[verdicts[name]]}" for name, words in SIZES.items() if name in verdicts)
     count = table["verdict"].value_counts()
     found = ", ".join(f"{word} {count[word]}" for word in VERDICTS if word in count)
-    lead = f"**No loss on any task: {VERDICTS[overall]}.** Tasks in all experiments: {found}."
+    lead = f"**No loss on any task, {sizes}.** Tasks in all experiments: {found}."
     return f"{lead}\n\n{section.partition(chr(10))[2]}\n"
 
 

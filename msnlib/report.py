@@ -170,6 +170,7 @@ _CLAIM_MARKS = (
     "<!-- claim: written by `make report` from the records in reports/ and sweeps/claim.toml -->",
     "<!-- end of claim -->",
 )
+SIZES = {"paper": "at the published sizes", "laptop": "in smaller networks, on fewer examples"}
 _ANSWERS = {  # verdict -> whether the claim holds, and the word for its parts
     "non-inferior": ("it holds", "shown for"),
     "inferior": ("it does not hold", "refuted for"),
@@ -257,8 +258,8 @@ def readme_table(records: pd.DataFrame) -> str:
 
 
 def claim_section(table: pd.DataFrame) -> str:
-    """Return the README's answer as Markdown: `msnlib.claim.claim_table`'s rows, a sentence for each experiment and one
-    for all of them, and what was not tested.
+    """Return the README's answer as Markdown: `msnlib.claim.claim_table`'s rows, a sentence for each experiment and for
+    all of one profile, and what was not tested.
     """
     from msnlib.claim import claim_verdicts  # here, so that other tables do not wait for statsmodels
 
@@ -279,12 +280,14 @@ def claim_section(table: pd.DataFrame) -> str:
     ]
     header = ["", "task", "profile", "seeds", "difference", "90 % interval", "margin", "verdict"]
     verdicts = claim_verdicts(table)
-    overall = verdicts.pop("all")
     answers = [
         _answer(name, verdicts[name], dict(zip(rows["task"], rows["verdict"], strict=True)))
         for name, rows in table.groupby("experiment", sort=False)
     ]
-    answers.append(_answer("The whole claim", overall, verdicts))
+    sizes = claim_verdicts(table, "profile")
+    for profile in sorted(sizes, key=_rank):
+        here = table.loc[table["profile"] == profile, "experiment"]
+        answers.append(_answer(f"All of it {SIZES[profile]}", sizes[profile], {name: verdicts[name] for name in here}))
     untested = pd.DataFrame(table.attrs["untested"], columns=["experiment", "task"]).groupby("experiment", sort=False)
     if len(untested):
         named = [f"{name} ({', '.join(rows['task'])})" for name, rows in untested]

@@ -175,19 +175,18 @@ def test_a_margin_in_another_metric_is_refused(out):
         claim_table(out, {"boston": Margin.parse(0.5)})
 
 
-def test_verdicts_of_an_experiment_and_of_all(out):
+def test_verdicts_of_an_experiment_and_of_a_profile(out):
     for seed in (0, 1, 2):
         _save("E1", seed, _pair(97.0, 97.0) | _pair(80.0, 80.0, "cifar10"))
         _save("E2", seed, _pair(97.0, 97.0) | _pair(80.0 + seed, 81.0, "cifar10"))
-    assert claim_verdicts(claim_table(out, MARGINS)) == {
-        "E1": "non-inferior",
-        "E2": "inconclusive",
-        "all": "inconclusive",
-    }
+    table = claim_table(out, MARGINS)
+    assert claim_verdicts(table) == {"E1": "non-inferior", "E2": "inconclusive"}
+    assert claim_verdicts(table, "profile") == {"paper": "inconclusive"}
     for seed in (0, 1):
         _save("E10", seed, {("mnist", "told"): 90.0, ("mnist", "dedicated"): 97.0})
-    verdicts = claim_verdicts(claim_table(out, MARGINS))
-    assert (verdicts["E10"], verdicts["all"]) == ("inferior", "inferior")
+    table = claim_table(out, MARGINS)
+    assert claim_verdicts(table)["E10"] == "inferior"
+    assert claim_verdicts(table, "profile") == {"paper": "inferior"}
 
 
 def test_margins_are_read_from_a_sweep(tmp_path):

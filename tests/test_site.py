@@ -272,9 +272,10 @@ def test_what_is_not_there_yet_is_said(tmp_path):
 
 def test_the_verdict_comes_from_the_table(tmp_path):
     readme = "# a\n\n## Does it hold?\n\nwords\n\n<!-- claim: x -->\n\n<!-- end of claim -->\n\n## b\n\nother"
-    rows = [{"experiment": "E1", "task": task, "verdict": "non-inferior"} for task in "ab"]
+    rows = [{"experiment": "E1", "profile": "paper", "task": task, "verdict": "non-inferior"} for task in "ab"]
     for last, said in (("non-inferior", "shown"), ("inconclusive", "undecided"), ("inferior", "refuted")):
-        table = pd.DataFrame([*rows, {"experiment": "E2", "task": "a", "verdict": last}])
+        table = pd.DataFrame([*rows, {"experiment": "E2", "profile": "laptop", "task": "a", "verdict": last}])
         table.to_csv(tmp_path / "claim.csv", index=False)
         text = front.claim(tmp_path, readme)
-        assert text.startswith(f"**No loss on any task: {said}.**") and "words" in text and "other" not in text
+        sizes = f"at the published sizes: shown; in smaller networks, on fewer examples: {said}"
+        assert text.startswith(f"**No loss on any task, {sizes}.**") and "words" in text and "other" not in text
