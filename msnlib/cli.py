@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("report", parents=[out], help="write and print the table of results")
     command.add_argument(
-        "--readme", type=Path, metavar="FILE", help="also put the paper profile's table into FILE and draw results.png"
+        "--readme", type=Path, metavar="FILE", help="also put both of its tables into FILE and draw the figures"
     )
     command.set_defaults(function=_report)
 

@@ -52,16 +52,14 @@ def read_sweep(path: Path, notebooks: Path) -> list[Job]:
     blocks = content.get("runs")
     if not isinstance(blocks, list) or not blocks:
         raise UsageError(f"{path} has no [[runs]]")
-    turns: dict[int, dict[str, Job]] = {}
+    found: list[tuple[int, Job]] = []
     for block in blocks:
         try:
-            jobs = _block(block, notebooks)
+            found += _block(block, notebooks)
         except (UsageError, ParameterError) as error:
             raise type(error)(f"{path}: {error}") from None
-        for turn, job in jobs:
-            turns.setdefault(turn, {})[job.configuration_hash] = job
-    ordered = [job for turn in sorted(turns) for job in turns[turn].values()]
-    return list({job.configuration_hash: job for job in ordered}.values())
+    found.sort(key=lambda pair: pair[0])  # stable: within a turn the order of the file
+    return list({job.configuration_hash: job for _, job in found}.values())
 
 
 def _block(block: dict[str, Any], folder: Path) -> list[tuple[int, Job]]:
@@ -79,10 +77,9 @@ def _block(block: dict[str, Any], folder: Path) -> list[tuple[int, Job]]:
         raise UsageError(f"parameters is {parameters!r}, but must be a table of names and values")
     grid = [[(name, value) for value in _listed(values)] for name, values in parameters.items()]
     return [
-        (turn, job)
+        (seeds.index(job.seed), job)
         for profile, given in itertools.product(profiles, list(itertools.product(*grid)))
-        for job_list in [plan(paths, profile, seeds, given, hashed=True)]
-        for turn, job in ((seeds.index(job.seed), job) for job in job_list)
+        for job in plan(paths, profile, seeds, given, hashed=True)
     ]
 
 

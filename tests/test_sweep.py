@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy
 import psutil
 import pytest
 from tiny import PACKAGE, RECORD, ended, files, good_notebook, msn, write_notebook
@@ -17,6 +18,7 @@ from tiny import PACKAGE, RECORD, ended, files, good_notebook, msn, write_notebo
 from msnlib import runner
 from msnlib.jobs import UsageError, plan
 from msnlib.parameters import ParameterError
+from msnlib.records import read_examples
 from msnlib.sweep import read_sweep, state
 
 SPEC = """[[runs]]
@@ -270,6 +272,20 @@ def test_verify_makes_a_run_again_and_compares(tmp_path, capsys):
     assert f"{folder}: parameter density was 0.3, and is 0.1 in " in capsys.readouterr().err
     assert msn("verify", tmp_path / "none", *where) == 2
     assert capsys.readouterr().err == f"msn: {tmp_path / 'none/record.json'}: No such file or directory\n"
+
+
+def test_a_run_keeps_the_outcomes_of_examples_and_verify_compares_them(tmp_path, capsys):
+    record = RECORD.replace("NAME", "'01_a'").replace("seconds=1", "examples=[True, False, True]")
+    write_notebook(tmp_path / "nb", "01_a", PACKAGE, record)
+    folder, where = tmp_path / "out/01_a/quick-seed0", ("--notebooks", tmp_path / "nb")
+    assert msn("run", 1, *where, "--out", tmp_path / "out") == 0
+    kept = read_examples(folder / "record.json")
+    assert kept["mnist", "multitask"].tolist() == [True, False, True]
+    kept["mnist", "multitask"][0] = False
+    numpy.savez(folder / "record.npz", **{": ".join(key): outcomes for key, outcomes in kept.items()})
+    capsys.readouterr()
+    assert msn("verify", folder, *where) == 1
+    assert "1 of 1 results differ\n  mnist, multitask, accuracy: 90.0 then, 90.0 now" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -30,3 +30,19 @@ def test_chosen_classes_are_relabelled_in_the_order_given():
 def test_labels_that_are_not_there_are_refused(keep):
     with pytest.raises(ValueError, match="'t'.*no distinct labels of 3 classes"):
         TASK.classes(keep, "part")
+
+
+@pytest.mark.parametrize(
+    ("kind", "prediction", "target", "outcomes"),
+    [
+        ("classification", [[1.0, 2.0], [3.0, 0.0], [0.0, 1.0]], [1, 1, 1], [True, False, True]),
+        ("binary", [[0.5], [-1.0], [2.0]], [[1.0], [1.0], [0.0]], [True, False, False]),
+        ("regression", [[1.0], [2.0], [5.0]], [[1.0], [4.0], [2.0]], [0.0, 4.0, 9.0]),
+    ],
+)
+def test_a_score_is_the_mean_of_the_outcomes_of_examples(kind, prediction, target, outcomes):
+    task = Task("t", kind, *[(X, torch.tensor(target))] * 3, outputs=len(prediction[0]))
+    found = task.outcomes(torch.tensor(prediction), torch.tensor(target))
+    assert found.tolist() == outcomes and found.shape == (3,)
+    unit = 1 if kind == "regression" else 100
+    assert task.score(torch.tensor(prediction), torch.tensor(target)) == pytest.approx(unit * sum(outcomes) / 3)
