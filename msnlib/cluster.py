@@ -10,7 +10,7 @@ import msnlib
 from msnlib.jobs import Job, UsageError
 from msnlib.runner import Outcome, failed_folder, prepare, run_job, skipped
 
-_ASK_SECONDS = 1.0  # how often a worker asks whether to go on
+_ASK_SECONDS = 1.0  # how often a worker asks whether to go on, and the driver who has joined
 
 
 def run_on_cluster(
@@ -24,7 +24,7 @@ def run_on_cluster(
     Raises `UsageError` when distributed is not installed, no scheduler answers, or ``out`` cannot be written to.
     """
     try:
-        from distributed import Client, Event, as_completed
+        from distributed import Client, Event, Future, wait
     except ImportError:
         raise UsageError("--scheduler needs distributed: pip install 'msnlib[cluster]'") from None
     out = prepare(out).resolve()
@@ -36,24 +36,34 @@ def run_on_cluster(
     name = f"msn-{uuid.uuid4().hex}"
     stop = Event(name, client=client)
     try:
-        futures = {}
-        for number, job in enumerate(jobs):
-            outcome = None if force else skipped(job, out)
-            if outcome is not None:
-                yield outcome
+        futures: dict[Future, Job] = {}
+        waiting = iter(jobs)
+        while True:
+            # Dask hands out what is queued in any order, so no more is sent than there are threads to run it.
+            room = max(1, sum(client.nthreads().values())) - len(futures)
+            while room > 0 and (job := next(waiting, None)) is not None:
+                outcome = None if force else skipped(job, out)
+                if outcome is not None:
+                    yield outcome
+                    continue
+                data = os.environ.get("MSNLIB_DATA")
+                arguments = (job, out, force, timeout, name, msnlib.__version__, data and os.path.abspath(data))
+                futures[client.submit(_on_worker, *arguments, key=f"{job} {name}", pure=False)] = job
+                room -= 1
+            if not futures:
+                return
+            try:
+                with client.as_current():
+                    ended = wait(list(futures), timeout=_ASK_SECONDS, return_when="FIRST_COMPLETED").done
+            except TimeoutError:  # a worker may have joined
                 continue
-            data = os.environ.get("MSNLIB_DATA")
-            arguments = (job, out, force, timeout, name, msnlib.__version__, data and os.path.abspath(data))
-            # Without a priority Dask takes what was submitted within a tenth of a second in any order.
-            futures[client.submit(_on_worker, *arguments, key=f"{job} {name}", pure=False, priority=-number)] = job
-        for future in as_completed(futures, loop=client.loop):
-            error = future.exception()
-            job = futures[future]
-            if error is None:
-                yield future.result()
-            else:  # KilledWorker, or what cannot be sent: a run's own errors come as outcomes
-                note = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-                yield Outcome(job, "failed", failed_folder(out / job.folder), note=note)
+            for future in ended:
+                job, error = futures.pop(future), future.exception()
+                if error is None:
+                    yield future.result()
+                else:  # KilledWorker, or what cannot be sent: a run's own errors come as outcomes
+                    note = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                    yield Outcome(job, "failed", failed_folder(out / job.folder), note=note)
     finally:
         stop.set()
         client.close()

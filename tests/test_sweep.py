@@ -290,7 +290,7 @@ def test_a_run_keeps_the_outcomes_of_examples_and_verify_compares_them(tmp_path,
 
 @pytest.fixture
 def cluster(tmp_path):
-    """A scheduler and two workers of one thread on loopback: (its address, the workers' processes)."""
+    """A scheduler on loopback: (its address, what starts a worker of one thread and returns its process)."""
     pytest.importorskip("distributed")
     processes = []
 
@@ -305,24 +305,27 @@ def cluster(tmp_path):
     _until(at.exists)
     address = _until(lambda: at.read_text() and json.loads(at.read_text())["address"])
     options = ("--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1", "--no-nanny")
-    workers = [start("worker", address, *options, "--name", f"worker-{number}") for number in range(2)]
-    yield address, workers
+    yield address, lambda: start("worker", address, *options)
     for process in reversed(processes):
         process.kill()
         process.wait()
 
 
-def test_a_sweep_completes_on_a_cluster_that_loses_a_worker(tmp_path, cluster, capsys):
-    address, workers = cluster
+def test_a_sweep_completes_on_a_cluster_that_gains_and_loses_a_worker(tmp_path, cluster):
+    address, start_worker = cluster
+    worker = start_worker()
     _waiting_notebook(tmp_path)
     spec = _spec(tmp_path, SPEC.replace("0-1", "0-3"))
     driver = _driver(tmp_path, "sweep", str(spec), "--out", "out", "--scheduler", address, stdout=subprocess.PIPE)
+    _until(lambda: len(_started(tmp_path)) == 1)
+    assert _states(tmp_path) == ["running", "waiting", "waiting", "waiting"]
+    start_worker()
     _until(lambda: len(_started(tmp_path)) == 2)
     assert _states(tmp_path) == ["running", "running", "waiting", "waiting"]  # in the order of the file
-    lost = set(_descendants(workers[0].pid)) & set(_started(tmp_path))
+    lost = set(_descendants(worker.pid)) & set(_started(tmp_path))
     assert len(lost) == 1
-    workers[0].kill()
-    workers[0].wait()
+    worker.kill()
+    worker.wait()
     assert ended(lost.pop())
     (tmp_path / "go").touch()
     printed = driver.communicate(timeout=120)[0].decode()
@@ -334,7 +337,9 @@ def test_a_sweep_completes_on_a_cluster_that_loses_a_worker(tmp_path, cluster, c
 
 
 def test_ctrl_c_ends_what_runs_on_the_workers(tmp_path, cluster):
-    address, _ = cluster
+    address, start_worker = cluster
+    start_worker()
+    start_worker()
     _waiting_notebook(tmp_path)
     spec = _spec(tmp_path, SPEC.replace("0-1", "0-3"))
     driver = _driver(
