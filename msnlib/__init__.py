@@ -15,7 +15,7 @@ _HOME = {
     "export": ("export_onnx", "extract"),
     "layers": (
         *("FrozenTaskError", "MaskedConv2d", "MaskedLinear", "PerTask"),
-        *("owner_map", "release", "task_parameters", "tasks", "using"),
+        *("owner_map", "release", "sparse_products", "task_parameters", "tasks", "using"),
     ),
     "networks": ("MultitaskNetwork", "conv_network", "dense_network"),
     "readers": ("DataError",),

@@ -1,7 +1,8 @@
 """Subnetworks for any PyTorch model: its own modules stay, their tensors are shared out among tasks.
 
 A converted module keeps its class's ``forward`` and its place in the network. Only what it computes with is another:
-its parameters and buffers become properties that give the active task's tensors.
+its parameters and buffers become properties that give the active task's tensors. (A Linear's ``forward`` is that of
+:class:`~msnlib.MaskedLinear`, which can leave out the zeros.)
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from msnlib.layers import ByTask, SharedTensor, TaskCopies, check_name
+from msnlib.layers import ByTask, SharedTensor, TaskCopies, check_name, linear
 
 MASKED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
 
@@ -127,7 +128,13 @@ def _reading(kind: type[nn.Module], shared: tuple[str, ...], own: tuple[str, ...
     # The state lies in submodules, so a normalisation's own loading of its buffers must not run.
     # Nor may its repr look at them: no task need be active, and what they hold is printed below.
     methods = {"_load_from_state_dict": nn.Module._load_from_state_dict, "extra_repr": nn.Module.extra_repr}
+    if kind.forward is nn.Linear.forward:
+        methods["forward"] = _linear
     return type(kind.__name__, (kind,), properties | methods | {"__module__": kind.__module__, "plain_class": kind})
+
+
+def _linear(self: nn.Linear, input: torch.Tensor) -> torch.Tensor:
+    return linear(input, self.shared["weight"], self.shared["bias"] if "bias" in self.shared else None)
 
 
 def _check(net: nn.Module, outputs: set[str]) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from msnlib.conversion import is_converted, plain
 from msnlib.layers import MaskedConv2d, MaskedLinear, PerTask, check_known
 from msnlib.networks import MultitaskNetwork
+from msnlib.products import CSR
 from msnlib.seeding import stream
 from msnlib.storage import one_line, replacing
 
@@ -239,7 +240,7 @@ def _csr(row: list[nn.Module]) -> fx.GraphModule:
             rows, columns, values, bias = (graph.get_attr(f"{i}.{n}") for n in ("rows", "columns", "values", "bias"))
             placed = {"dtype": module.weight.dtype, "device": module.weight.device}
             size = tuple(module.weight.shape)
-            weight = graph.call_function(_CSR, (rows, columns, values, size), placed)
+            weight = graph.call_function(CSR, (rows, columns, values, size), placed)
             x = graph.call_function(torch.addmm, (bias, weight, x))
         else:
             root.add_module(str(i), module)
@@ -248,10 +249,6 @@ def _csr(row: list[nn.Module]) -> fx.GraphModule:
             x = graph.call_method("contiguous", (graph.call_method("t", (x,)),))
     graph.output(x)
     return fx.GraphModule(root, graph, "Subnetwork")
-
-
-# Not torch.sparse_csr_tensor, which torch.load cannot trace again; unsafe means that the parts are not checked.
-_CSR = torch.ops.aten._sparse_csr_tensor_unsafe.default
 
 
 def _sparse(layer: nn.Linear) -> nn.Module:

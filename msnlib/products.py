@@ -1,0 +1,103 @@
+"""Matrix products that leave out the zeros: with the owned weights alone, forward and backward, on a CPU."""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+# Not torch.sparse_csr_tensor, which checks its parts in every call and which torch.load cannot trace again.
+CSR = torch.ops.aten._sparse_csr_tensor_unsafe.default
+
+
+class Pattern(NamedTuple):
+    """Where the k kept entries of an (m, n) matrix stand, compressed by row and by column, int32 throughout.
+
+    Indices of 4 bytes halve what a product has to read.
+    """
+
+    shape: tuple[int, int]
+    rows: Tensor  # (m + 1,): where each row begins among the entries
+    column: Tensor  # (k,): the column of every entry
+    columns: Tensor  # (n + 1,): where each column begins among the entries in column order
+    row: Tensor  # (k,): in column order, the row of every entry
+    order: Tensor  # (k,): the entries in column order
+
+    @classmethod
+    def of(cls, positions: Tensor, shape: tuple[int, int]) -> Pattern:
+        """The pattern of these flat positions, (k,) int64, ascending."""
+        row, column = positions // shape[1], positions % shape[1]
+        order = torch.argsort(column, stable=True)
+        rows, columns = _begins(row, shape[0]), _begins(column, shape[1])
+        return cls(shape, rows, column.int(), columns, row[order].int(), order.int())
+
+    def matrix(self, values: Tensor) -> Tensor:
+        """The (m, n) matrix of these values, (k,), as sparse rows."""
+        return _csr(self.rows, self.column, values, self.shape)
+
+    def transposed(self, values: Tensor) -> Tensor:
+        """Its transpose, (n, m), as sparse rows."""
+        return _csr(self.columns, self.row, values.index_select(0, self.order), self.shape[::-1])
+
+
+def _begins(index: Tensor, size: int) -> Tensor:
+    return nn.functional.pad(torch.bincount(index, minlength=size).cumsum(0), (1, 0)).int()
+
+
+def _csr(begins: Tensor, at: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    return CSR(begins, at, values, shape, dtype=values.dtype, layout=torch.sparse_csr)
+
+
+def available(input: Tensor, values: Tensor) -> bool:
+    """Whether torch has these products for such tensors: on a CPU with MKL, in one precision, as they are."""
+    return (
+        not torch.compiler.is_compiling()
+        and input.device.type == "cpu"
+        and input.dtype == values.dtype
+        and input.dtype in (torch.float32, torch.float64)
+        and torch.backends.mkl.is_available()
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def sparse_linear(input: Tensor, values: Tensor, pattern: Pattern, bias: Tensor | None = None) -> Tensor:
+    """``torch.nn.functional.linear`` with the (m, n) weight of these values: (\\*, n) -> (\\*, m).
+
+    Forward and both gradients multiply kept entries only. Differentiable once.
+    """
+    m, n = pattern.shape
+    # torch is fast at sparse times dense alone, so examples stand in columns; between two such layers no copy is made.
+    output = _Product.apply(input.reshape(-1, n).t().contiguous(), values, bias, pattern).t()
+    return output if input.dim() == 2 else output.contiguous().view(*input.shape[:-1], m)
+
+
+class _Product(torch.autograd.Function):
+    """Weight times inputs, (n, N) -> (m, N)."""
+
+    @staticmethod
+    def forward(ctx, input: Tensor, values: Tensor, bias: Tensor | None, pattern: Pattern) -> Tensor:
+        ctx.save_for_backward(input, values)
+        ctx.pattern = pattern
+        weight = pattern.matrix(values)
+        return weight @ input if bias is None else torch.addmm(bias[:, None], weight, input)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        input, values = ctx.saved_tensors
+        pattern, grad = ctx.pattern, grad.contiguous()
+        of_input = of_values = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_input = pattern.transposed(values) @ grad
+        if ctx.needs_input_grad[1]:  # at the kept entries alone
+            of_values = torch.sparse.sampled_addmm(pattern.matrix(values), grad, input.t(), beta=0.0).values()
+        if ctx.needs_input_grad[2]:
+            of_bias = grad.sum(1)
+        return of_input, of_values, of_bias, None
+
+
+with warnings.catch_warnings():  # torch says once a process that sparse rows are in beta
+    warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
+    _csr(torch.zeros(2, dtype=torch.int32), torch.zeros(0, dtype=torch.int32), torch.zeros(0), (1, 1))
