@@ -226,8 +226,8 @@ def _fill(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
 def _csr(row: list[nn.Module]) -> fx.GraphModule:
     """The row with sparse weights and, between them, examples in columns: torch is fast at sparse times dense alone.
 
-    The parts of a sparse weight are parameters of their own, put together in every call: torch cannot copy a sparse
-    parameter. They hold indices in int32, which takes less memory to read.
+    The parts of a sparse weight are parameters, put together in every call: torch cannot copy a sparse parameter. They
+    hold indices in int32, which takes less memory to read, and stand at the root, where a small batch finds them sooner.
     """
     root, graph = nn.Module(), fx.Graph()
     x = graph.placeholder("input")
@@ -236,12 +236,15 @@ def _csr(row: list[nn.Module]) -> fx.GraphModule:
         if i == linear[0]:
             x = graph.call_method("contiguous", (graph.call_method("t", (x,)),))
         if i in linear:
-            root.add_module(str(i), _sparse(module))
-            rows, columns, values, bias = (graph.get_attr(f"{i}.{n}") for n in ("rows", "columns", "values", "bias"))
+            for name, tensor in _sparse(module).items():
+                root.register_parameter(f"{name}_{i}", nn.Parameter(tensor, requires_grad=False))
+            rows, columns, values, bias = (graph.get_attr(f"{n}_{i}") for n in ("rows", "columns", "values", "bias"))
             placed = {"dtype": module.weight.dtype, "device": module.weight.device}
             size = tuple(module.weight.shape)
             weight = graph.call_function(CSR, (rows, columns, values, size), placed)
             x = graph.call_function(torch.addmm, (bias, weight, x))
+        elif isinstance(module, nn.ReLU) and i - 1 in linear:
+            x = graph.call_function(torch.relu_, (x,))  # of a product that nobody else sees
         else:
             root.add_module(str(i), module)
             x = graph.call_module(str(i), (x,))
@@ -251,18 +254,16 @@ def _csr(row: list[nn.Module]) -> fx.GraphModule:
     return fx.GraphModule(root, graph, "Subnetwork")
 
 
-def _sparse(layer: nn.Linear) -> nn.Module:
+def _sparse(layer: nn.Linear) -> dict[str, Tensor]:
     weight = layer.weight.detach()
-    kept, parts = weight != 0, nn.Module()
+    kept = weight != 0
     bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach()
-    for name, tensor in {
+    return {
         "rows": nn.functional.pad(kept.sum(1).cumsum(0), (1, 0)).int(),
         "columns": kept.nonzero()[:, 1].int(),
         "values": weight[kept],
         "bias": bias[:, None].clone(),
-    }.items():
-        parts.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
-    return parts
+    }
 
 
 @torch.no_grad()
