@@ -227,7 +227,7 @@ def _csr(row: list[nn.Module]) -> fx.GraphModule:
     """The row with sparse weights and, between them, examples in columns: torch is fast at sparse times dense alone.
 
     The parts of a sparse weight are parameters, put together in every call: torch cannot copy a sparse parameter. They
-    hold indices in int32, which takes less memory to read, and stand at the root, where a small batch finds them sooner.
+    hold indices in int32, which takes less memory to read, and stand at the root, where they are found sooner.
     """
     root, graph = nn.Module(), fx.Graph()
     x = graph.placeholder("input")
