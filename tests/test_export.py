@@ -207,7 +207,7 @@ def test_csr_holds_the_entries_kept_alone(networks):
     compact, csr = extract(net, task, "compact"), extract(net, task, "csr").state_dict()
     kept = [int((m.weight != 0).sum()) for m in compact if isinstance(m, nn.Linear)]
     assert [len(t) for n, t in csr.items() if n.startswith("values")] == kept
-    assert {t.dtype for n, t in csr.items() if n.endswith(("rows", "columns"))} == {torch.int32}
+    assert {t.dtype for n, t in csr.items() if n.startswith(("rows", "columns"))} == {torch.int32}
 
 
 def test_csr_and_compact_run_where_msnlib_cannot_be_imported(networks, tmp_path):
