@@ -134,7 +134,7 @@ def _run(arguments: argparse.Namespace) -> int:
     jobs = plan(notebooks, arguments.profile, seeds, [tuple(pair) for pair in arguments.parameter])
 
     outcomes = run_jobs(jobs, arguments.out, arguments.jobs, arguments.force, arguments.timeout)
-    failed = _follow(outcomes, len(jobs))
+    failed = _follow(outcomes, len(jobs), " (--force runs it again)")
     try:
         if len(failed) < len(jobs):
             _report(arguments)
@@ -143,8 +143,8 @@ def _run(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _follow(outcomes: Iterator[Outcome], total: int) -> list[Outcome]:
-    """Show a line for every outcome and one bar with the time left; return those that failed."""
+def _follow(outcomes: Iterator[Outcome], total: int, hint: str = "") -> list[Outcome]:
+    """Show a line for every outcome (``hint`` ends that of a skipped one) and one bar; return those that failed."""
     from tqdm import tqdm
 
     failed = []
@@ -152,7 +152,7 @@ def _follow(outcomes: Iterator[Outcome], total: int) -> list[Outcome]:
     with closing(outcomes), tqdm(total=total, unit="run", disable=None) as progress:
         for outcome in outcomes:
             if outcome.state == "skipped":
-                line = f"{outcome.job}: {outcome.note}"
+                line = f"{outcome.job}: {outcome.note}{hint}"
                 if not progress.disable:
                     progress.initial += 1  # it took no time, from which the time left is reckoned
             else:

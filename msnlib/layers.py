@@ -323,9 +323,10 @@ def using(net: nn.Module, task: str) -> Iterator[nn.Module]:
 def sparse_products(net: nn.Module, below: float = 0.125) -> None:
     """Let linear layers multiply a task's own weights alone where their density is under ``below``; 0 switches it off.
 
-    Otherwise a layer puts a task's weights into a dense matrix that is mostly zeros. Without the zeros a small density
-    is faster on a CPU, in training and in prediction (notebook 80). Results are the same up to rounding, isolation
-    holds bit for bit, and each owned weight takes 12 bytes more. Tasks may be allocated before or after.
+    Otherwise a layer puts a task's weights into a dense matrix that is mostly zeros. Leaving those out is faster on a
+    CPU where layers are large and densities small, in training and in prediction (notebook 80). Results are the same up
+    to rounding, isolation holds bit for bit, and each owned weight takes 12 bytes more. Tasks may be allocated before
+    or after.
 
     A layer keeps the zeros, whatever is set, on any device but a CPU with MKL, in half precision, under autocast and
     ``torch.compile``, for whole units, and for a task that reads others.

@@ -116,9 +116,7 @@ def skipped(job: Job, out: Path) -> Outcome | None:
         return None
     folder, record = found
     changed = "" if record["run"].get("source") == job.source else "; the notebook's code has changed since"
-    return Outcome(
-        job, "skipped", folder, note=f"done before with this configuration{changed} (--force runs it again)"
-    )
+    return Outcome(job, "skipped", folder, note=f"done before with this configuration{changed}")
 
 
 def lock(job: Job, out: Path) -> FileLock:
