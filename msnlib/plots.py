@@ -254,7 +254,7 @@ def speed(records: pd.DataFrame) -> Figure:
     shown = shown.assign(count=shown["task"].str.extract(r"(\d+)", expand=False).astype(int))
     means = shown.groupby(["metric", "arm", "count"], sort=False)["value"].mean().sort_index()
     metrics = list(dict.fromkeys(shown["metric"]))
-    figure, axes = plt.subplots(1, len(metrics), figsize=(3.6 * len(metrics) + 1, 2.9), squeeze=False)
+    figure, axes = plt.subplots(1, len(metrics), figsize=(3.6 * len(metrics) + 1.4, 2.9), squeeze=False)
     for ax, metric in zip(axes[0], metrics, strict=True):
         for place, arm in enumerate(dict.fromkeys(shown["arm"])):
             line = means[metric, arm]
@@ -268,7 +268,7 @@ def speed(records: pd.DataFrame) -> Figure:
             axis.set_major_locator(plt.FixedLocator(ticks))
             axis.set_minor_locator(plt.NullLocator())
             axis.set_major_formatter("{x:g}")
-    axes[0][-1].legend()
+    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     figure.tight_layout()
     return figure
 
