@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from msnlib.conversion import is_converted, plain
+from msnlib.files import replacing
 from msnlib.layers import MaskedConv2d, MaskedLinear, PerTask, check_known
 from msnlib.networks import MultitaskNetwork
 from msnlib.products import CSR
 from msnlib.seeding import stream
-from msnlib.storage import one_line, replacing
+from msnlib.storage import one_line
 
 FORMATS = ("dense", "compact", "csr", "auto")
 ELEMENTWISE = (nn.Identity, nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh)

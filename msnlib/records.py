@@ -14,11 +14,11 @@ import platform
 import re
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msnlib.files import replacing, write_json
 from msnlib.parameters import check
 
 if TYPE_CHECKING:
@@ -44,22 +44,6 @@ def digest(content: Any) -> str:
 def configuration_hash(notebook: str, configuration: dict[str, Any]) -> str:
     """Return the sha256 that two runs share only if notebook, configuration and msnlib's version are equal."""
     return digest({"notebook": notebook, "configuration": configuration, "msnlib": _version("msnlib")})
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` to ``path`` so that the file is either the old one or the whole new one, also after a crash."""
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(part, 0o644)  # mkstemp's 0600 would hide a committed or shared record from others
-        os.replace(part, path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
 
 
 class Run:
@@ -164,7 +148,8 @@ def _write_examples(path: Path, examples: dict[tuple[str, str], Any]) -> None:
     for (task, arm), outcomes in examples.items():
         array = numpy.asarray(outcomes.cpu() if hasattr(outcomes, "cpu") else outcomes)
         arrays[f"{task}: {arm}"] = array if array.dtype == bool else array.astype(numpy.float32)
-    numpy.savez_compressed(path, **arrays)
+    with replacing(path) as part, part.open("wb") as file:  # by name, numpy would add a suffix
+        numpy.savez_compressed(file, **arrays)
 
 
 def read_examples(record: Path | str) -> "dict[tuple[str, str], numpy.ndarray]":

@@ -26,9 +26,10 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
+from msnlib.files import write_json
 from msnlib.jobs import Job, UsageError, code_digest
 from msnlib.parameters import ParameterError, read_notebook
-from msnlib.records import read_record, write_json
+from msnlib.records import read_record
 
 # What a run's process executes; its arguments come as JSON. jsonschema imports rfc3987_syntax when JupyterLab has
 # brought it, only to check addresses that no notebook has: 2.3 s of processor time in every process (measured).

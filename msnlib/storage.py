@@ -7,9 +7,6 @@ import hashlib
 import json
 import math
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from msnlib.files import replacing
 from msnlib.layers import Subnetwork, shared_tensors, tasks
 from msnlib.networks import BUILDERS, MultitaskNetwork
 
@@ -182,21 +180,6 @@ def decode(code: np.ndarray) -> np.ndarray:
 def one_line(error: Exception) -> str:
     """An error's message on one line, 200 characters at most."""
     return " ".join(str(error).split())[:200]
-
-
-@contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """A file to write, which takes the place of the one at ``path`` when the block ends and vanishes if it fails."""
-    path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        yield Path(name)
-        os.chmod(name, 0o644)  # mkstemp's 0600 would hide it from others
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _read(path: Path, values: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
