@@ -7,15 +7,17 @@ figure.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
 from msnlib.published import published_table, published_value
@@ -39,8 +41,8 @@ def samples(group: Sequence[Task], count: int = 10) -> None:
     for row, task in zip(axes, group, strict=True):
         x, y = task.test
         for ax, example, target in zip(row, x[:count].cpu(), y[:count].cpu(), strict=False):
-            if example.dim() == 2:
-                ax.imshow(example, cmap="Greys")
+            if example.dim() > 1:  # (H, W), or (channels, H, W) in colours from 0 to 1
+                ax.imshow(example if example.dim() == 2 else example.movedim(0, -1), cmap="Greys")
             else:
                 ax.bar(range(len(example)), example, color="0.4")
             label = str(int(target)) if task.kind == "classification" else f"{float(target):.2f}"
@@ -71,8 +73,26 @@ def learning_curves(histories: Mapping[str, Sequence[History]], rule: str) -> No
                 kept = rows[rows["epoch"] == history.best[rule, name]]
                 ax.plot(kept["epoch"], kept["valid_loss"], "o", color=colour, markeredgecolor="black")
         ax.set(title=name, xlabel="epoch", ylabel="validation loss", yscale="log")
-        ax.legend()
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _plain_log(ax.yaxis)
+    axes[0, -1].legend(*_legend(axes[0]), loc="center left", bbox_to_anchor=(1, 0.5))
     figure.tight_layout()
+
+
+def _legend(axes: Iterable[Axes]) -> tuple[list, list[str]]:
+    """Handles and labels of what is drawn in any of these, each once."""
+    found = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    return list(found.values()), list(found)
+
+
+def _plain_log(axis: Axis) -> None:
+    """Plain numbers on a logarithmic axis, as many as its reach has room for."""
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low)
+    digits = (1, 1.5, 2, 3, 4, 5, 6, 8) if decades < 0.8 else (1, 2, 5) if decades < 2.5 else (1,)
+    axis.set_major_locator(LogLocator(subs=digits))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter("{x:g}")
 
 
 def owners(maps: Mapping[str, Tensor], names: Sequence[str], window: int | None = None, letters: bool = False) -> None:
@@ -177,9 +197,9 @@ def results(records: pd.DataFrame) -> Figure:
         ax.set_yticks(range(len(arms)), arms)
         ax.set_ylim(len(arms) - 0.5, -0.5)
         ax.margins(x=0.12)
-    found = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    handles, labels = _legend(axes.flat)
     figure.tight_layout(rect=(0, 0.3 / size[1], 1, 1))
-    figure.legend(found.values(), found.keys(), loc="lower center", ncols=len(found))
+    figure.legend(handles, labels, loc="lower center", ncols=len(labels))
     return figure
 
 
@@ -235,9 +255,9 @@ def forest(table: pd.DataFrame) -> Figure:
     profiles = table["profile"].map(lambda profile: "" if profile == "paper" else f" ({profile})")
     ax.set_yticks(range(len(table)), table["experiment"] + " " + table["task"] + profiles, fontsize=9)
     ax.grid(False)
-    found = {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    if found:
-        figure.legend(found.values(), found.keys(), loc="lower left", bbox_to_anchor=(0.16, 0), ncols=2, fontsize=9)
+    handles, labels = _legend([ax])
+    if labels:
+        figure.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.16, 0), ncols=2, fontsize=9)
     return figure
 
 
