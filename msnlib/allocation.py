@@ -38,6 +38,7 @@ METHODS = ("gradient", "snip", "magnitude", "random")
 INITS = ("he", "glorot", "authors")
 READS = ("none", "all")
 GRANULARITIES = ("weight", "unit")
+FAN_INS = ("free", "constant")
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -80,6 +81,7 @@ def allocate(
     seed: int | None = None,
     legacy_percentile: bool = False,
     granularity: str = "weight",
+    fan_in: str = "free",
 ) -> None:
     """Give a new task its subnetwork: the most salient free entries of every masked tensor.
 
@@ -110,6 +112,10 @@ def allocate(
             convolution), ``density`` the share of each hidden layer's units; a unit's score is the sum of its entries'.
             Between two hidden layers the task then owns density squared of the weights, and its subnetwork is a smaller
             *dense* network and runs as one. For networks of msnlib's builders.
+        fan_in: ``"free"``, the paper's: the best entries of a tensor wherever they stand, so that some units keep many
+            inputs and others none. ``"constant"``: every unit (channel) keeps its own best inputs, as many as any
+            other up to one; who has fewer free ones leaves the rest to the others (constant fan-in: Lasby et al. 2023,
+            arXiv 2305.02299). The number of entries is the same, and no unit is left without inputs that need not be.
 
     Raises:
         CapacityError: a tensor has too few free entries or units.
@@ -127,11 +133,14 @@ def allocate(
     _check_choice("reads", reads, READS)
     _check_choice("init", init, INITS)
     _check_choice("granularity", granularity, GRANULARITIES)
+    _check_choice("fan_in", fan_in, FAN_INS)
     if (legacy_percentile or granularity == "unit") and (reads != "none" or density == "free"):
         rule = "legacy_percentile" if legacy_percentile else "granularity='unit'"
         raise ValueError(f"{rule} goes with reads='none' and a number as density")
     if legacy_percentile and granularity == "unit":
         raise ValueError("legacy_percentile goes with granularity='weight'")
+    if fan_in == "constant" and (legacy_percentile or granularity == "unit" or density == "free"):
+        raise ValueError("fan_in='constant' goes with granularity='weight', exact counts and a number as density")
     if density == "free":
         _check_choice("method", method, METHODS)
     else:
@@ -165,7 +174,8 @@ def allocate(
             if legacy_percentile:
                 _keep(tensor, task, _at_percentile(scores[name], before[name], density))
             elif granularity == "weight":
-                _keep(tensor, task, top(scores[name], entries(tensor.numel(), density)))
+                units = tensor.unit_of(tensor[task].positions) if fan_in == "constant" else None
+                _keep(tensor, task, top(scores[name], entries(tensor.numel(), density), units))
             if init == "he":
                 _initialise(tensor, task, init, stream("initial values", task, name, seed=seed))
     except BaseException:
@@ -222,12 +232,22 @@ def entries(numel: int, density: float) -> int:
     return max(1, round(density * numel))
 
 
-def top(scores: Tensor, count: int) -> Tensor:
+def top(scores: Tensor, count: int, groups: Tensor | None = None) -> Tensor:
     """Indices of the ``count`` largest scores, ascending; of equal scores the lower index is taken.
+
+    With ``groups``, (n,) int64 from 0, the largest of every group come first, then the second of every group, and so
+    on: all groups give the same number up to one, as far as they have so many.
 
     Shape: scores (n,) -> (count,) int64.
     """
-    return scores.sort(descending=True, stable=True).indices[:count].sort().values
+    best = scores.sort(descending=True, stable=True).indices
+    if groups is not None:
+        group, place = groups[best].sort(stable=True)
+        sizes = torch.bincount(group)
+        rank = torch.empty_like(place)
+        rank[place] = torch.arange(len(group), device=group.device) - (sizes.cumsum(0) - sizes)[group]
+        best = best[rank.sort(stable=True).indices]
+    return best[:count].sort().values
 
 
 def check_density(density: float) -> None:
@@ -323,7 +343,7 @@ def _initialise(tensor: SharedTensor, task: str, init: str, generator: torch.Gen
         # He et al. (2015) through a ReLU. Outputs start near zero instead: with logits of unit size the gradient of an
         # output's weights is mostly its chance bias, a few outputs take all entries and others are never predicted.
         gain = 0.1 if tensor.is_output else math.sqrt(2)
-        kept = tensor.used_per_unit(task)[positions // (tensor.numel() // units)]
+        kept = tensor.used_per_unit(task)[tensor.unit_of(positions)]
         values.mul_(gain / kept.sqrt())
 
 

@@ -188,9 +188,12 @@ class SharedTensor(ByTask):
 
     def used_per_unit(self, task: str) -> Tensor:
         """(shape[0],) int64: the kept fan-in of every unit: entries the task owns or reads in its row."""
-        rows = self.numel() // self.shape[0]
         at = torch.cat([self[name].positions for name in (task, *self.read_by(task))])
-        return torch.bincount(at // rows, minlength=self.shape[0])
+        return torch.bincount(self.unit_of(at), minlength=self.shape[0])
+
+    def unit_of(self, positions: Tensor) -> Tensor:
+        """The unit (row) in which each flat position lies, same shape."""
+        return positions // (self.numel() // self.shape[0])
 
     def own(
         self, task: str, positions: Tensor, values: Tensor, order: int, reads: bool = False, units: int = 0

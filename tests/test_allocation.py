@@ -202,6 +202,9 @@ REFUSED = {
     "gradient, no loss": (ValueError, "method 'gradient' needs batches", {"loss": None}),
     "snip, no batches": (ValueError, "method 'snip' needs batches", {"method": "snip", "batches": None}),
     "legacy reads": (ValueError, "legacy_percentile goes with", {"legacy_percentile": True, "reads": "all"}),
+    "fan-in": (ValueError, "fan_in 'equal' is not one of free, constant", {"fan_in": "equal"}),
+    "fan-in free": (ValueError, "fan_in='constant' goes with", {"fan_in": "constant", "density": "free"}),
+    "fan-in legacy": (ValueError, "fan_in='constant' goes with", {"fan_in": "constant", "legacy_percentile": True}),
     "legacy free": (ValueError, "legacy_percentile goes with", {"legacy_percentile": True, "density": "free"}),
 }
 

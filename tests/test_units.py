@@ -151,6 +151,7 @@ def test_it_learns_and_is_saved_and_extracted_at_its_own_size(digits, tmp_path):
         (dict(density="free"), "granularity='unit' goes with reads='none' and a number"),
         (dict(density=0.5, reads="all"), "granularity='unit' goes with reads='none'"),
         (dict(density=0.5, legacy_percentile=True), "goes with granularity='weight'"),
+        (dict(density=0.5, fan_in="constant"), "fan_in='constant' goes with granularity='weight'"),
         (dict(density=0.5, granularity="row"), "granularity 'row' is not one of weight, unit"),
     ],
 )
