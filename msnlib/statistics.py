@@ -176,6 +176,17 @@ def intersection(verdicts: Iterable[str]) -> str:
     return "inferior" if "inferior" in found else "inconclusive"
 
 
+def over_examples(subnetwork: ArrayLike, control: ArrayLike) -> tuple[float, float]:
+    """Mean difference of two networks' outcomes on the same test examples, and its standard error over the examples.
+
+    It knows the luck of this test set, not that of the seed. Shape: both (examples,), at least two.
+
+    Raises ValueError when the shapes differ or a value is not finite.
+    """
+    a, b = _checked(subnetwork, control, "examples")
+    return float((a - b).mean()), float((a - b).std(ddof=1) / math.sqrt(len(a)))
+
+
 def bootstrap(
     subnetwork_examples: ArrayLike,
     control_examples: ArrayLike,
