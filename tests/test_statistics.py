@@ -6,12 +6,21 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from msnlib.statistics import VERDICTS, Margin, bootstrap, compare, intersection, verdict
+from msnlib.statistics import VERDICTS, Margin, bootstrap, compare, intersection, over_examples, verdict
 
 POINTS, PERCENT = Margin.parse(0.5), Margin.parse("10 %")
 # Student's sleep data, as in R's help page of t.test: hours gained by ten patients with two drugs.
 FIRST = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
 SECOND = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+
+
+def test_a_difference_over_examples_and_its_error():
+    difference, error = over_examples(FIRST, SECOND)
+    known = stats.ttest_rel(FIRST, SECOND)
+    assert difference == pytest.approx(-1.58) and difference / error == pytest.approx(known.statistic)
+    assert over_examples([True, False, True], [True, True, True]) == pytest.approx((-1 / 3, 1 / 3))
+    with pytest.raises(ValueError, match="must both have the shape"):
+        over_examples([1, 2], [1, 2, 3])
 
 
 @pytest.mark.parametrize(
