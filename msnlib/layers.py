@@ -23,7 +23,8 @@ class Subnetwork(nn.Module):
     """What one task owns of one tensor.
 
     Attributes:
-        positions: (k,) int64, ascending: flat indices into the tensor.
+        positions: (k,) int64, ascending: flat indices into the tensor. Worked out anew from the pattern, and not to be
+            changed, once there is one.
         values: (k,) parameter: what stands at these positions.
         order: allocation number of the task in its network, from 1.
         reads: whether the task also uses, frozen, the entries of tasks allocated before it.
@@ -31,26 +32,34 @@ class Subnetwork(nn.Module):
             layer computes with that block alone, as a smaller dense layer.
     """
 
-    positions: Tensor
-
     def __init__(self, positions: Tensor, values: Tensor, order: int, reads: bool = False, units: int = 0):
         super().__init__()
-        self.register_buffer("positions", positions)
+        self._buffers["positions"] = positions  # past register_buffer, which takes the property for the buffer
         self.values = nn.Parameter(values)
         self.order = order
         self.reads = reads
         self.units = units
-        self._pattern: tuple[Tensor, int, Pattern] | None = None
+        self.compressed: Pattern | None = None
+
+    @property
+    def positions(self) -> Tensor:
+        held = self._buffers["positions"]
+        return self.compressed.positions() if held is None else held
 
     def pattern(self, shape: tuple[int, int]) -> Pattern:
-        """The positions as the :class:`~msnlib.products.Pattern` of a matrix of this shape; kept until they change."""
-        found, version = self.positions, self.positions._version
-        if self._pattern is None or self._pattern[0] is not found or self._pattern[1] != version:
-            self._pattern = found, version, Pattern.of(found, shape)
-        return self._pattern[2]
+        """The :class:`~msnlib.products.Pattern` of a matrix of this shape; from now on it is what is held."""
+        if self.compressed is None:
+            self.compressed = Pattern(self.positions, shape)
+            self._buffers["positions"] = None
+        return self.compressed
 
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_pattern": None}  # no copy and no file needs it
+    def expand(self) -> None:
+        """Hold the positions again."""
+        self._buffers["positions"], self.compressed = self.positions, None
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}positions"] = self.positions
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor([self.order, int(self.reads), self.units])
@@ -60,7 +69,7 @@ class Subnetwork(nn.Module):
         self.units = int(state[2]) if len(state) > 2 else 0  # files of msnlib 0.1.0 have two numbers
 
     def extra_repr(self) -> str:
-        return f"entries={len(self.positions)}, order={self.order}, reads={self.reads}, units={self.units}"
+        return f"entries={len(self.values)}, order={self.order}, reads={self.reads}, units={self.units}"
 
 
 class ByTask(nn.ModuleDict):
@@ -328,7 +337,7 @@ def sparse_products(net: nn.Module, below: float = 0.125) -> None:
 
     Otherwise a layer puts a task's weights into a dense matrix that is mostly zeros. Leaving those out is faster on a
     CPU where layers are large and densities small, in training and in prediction (notebook 80). Results are the same up
-    to rounding, isolation holds bit for bit, and each owned weight takes 12 bytes more. Tasks may be allocated before
+    to rounding, isolation holds bit for bit, and training holds as many bytes as before. Tasks may be allocated before
     or after.
 
     A layer keeps the zeros, whatever is set, on any device but a CPU with MKL, in half precision, under autocast and
@@ -341,6 +350,8 @@ def sparse_products(net: nn.Module, below: float = 0.125) -> None:
         raise ValueError(f"below is {below!r}, but must be from 0 to 1")
     for tensor in shared_tensors(net).values():
         tensor.sparse_below = below
+        for own in tensor.values():
+            own.expand()
 
 
 def switches(net: nn.Module) -> list[ByTask]:

@@ -34,9 +34,10 @@ from msnlib.records import read_record
 # What a run's process executes; its arguments come as JSON. jsonschema imports rfc3987_syntax when JupyterLab has
 # brought it, only to check addresses that no notebook has: 2.3 s of processor time in every process (measured).
 # Its standard input stays open: when it ends, whoever started this process is gone, killed perhaps, and so must be what
-# was started here. The kernel listens at files in the scratch folder (a relative path: that of a socket may have about a
-# hundred letters). A port that was free when Jupyter chose it may be taken when the kernel binds it, and some of the
-# notebooks that start at the same time fail (papermill's issue 511).
+# was started here.
+# The kernel listens at files in the scratch folder, by a relative path as that of a socket may not have many letters: a
+# port that was free when Jupyter chose it may be taken when the kernel binds it, and of notebooks that start at the
+# same time some fail (papermill's issue 511).
 _EXECUTE = """
 import json, os, shutil, sys, threading
 import psutil

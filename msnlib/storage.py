@@ -102,9 +102,7 @@ def inspect(path: str | os.PathLike) -> dict[str, Any]:
     parts = {"values": 0, "positions": 0, "own": 0}
     # What has values and an extra state, as its parent has (its shape).
     owners = {name.removesuffix(".values") for name in size if name.endswith(".values")}
-    subnetworks = {
-        o for o in owners if {f"{o}._extra_state", f"{o.rpartition('.')[0]}._extra_state"} <= size.keys()
-    }
+    subnetworks = {o for o in owners if {f"{o}._extra_state", f"{o.rpartition('.')[0]}._extra_state"} <= size.keys()}
     for name, count in size.items():
         owner, _, what = name.rpartition(".")
         if owner in subnetworks and what != "_extra_state":

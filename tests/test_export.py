@@ -26,7 +26,7 @@ from msnlib import (
 
 pytestmark = [
     pytest.mark.usefixtures("seeded"),
-    pytest.mark.filterwarnings("ignore::msnlib.DeadOutputWarning", "ignore:Sparse CSR tensor support is in beta"),
+    pytest.mark.filterwarnings("ignore::msnlib.DeadOutputWarning"),
 ]
 FORMATS = ("compact", "csr", "auto")
 

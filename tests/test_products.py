@@ -36,7 +36,7 @@ def two_tasks(density=0.1, bias=True, dtype=torch.float64, **how):
 
 
 def test_a_pattern_by_hand():
-    pattern = Pattern.of(torch.tensor([1, 3, 5, 7]), (3, 3))  # rows .x. x.x .x.
+    pattern = Pattern(torch.tensor([1, 3, 5, 7]), (3, 3))  # rows .x. x.x .x.
     assert pattern.rows.tolist() == [0, 1, 3, 4] and pattern.column.tolist() == [1, 0, 2, 1]
     assert pattern.columns.tolist() == [0, 1, 3, 4] and pattern.row.tolist() == [1, 0, 2, 1]
     assert pattern.order.tolist() == [1, 0, 3, 2]
@@ -44,7 +44,11 @@ def test_a_pattern_by_hand():
     dense = [[0, 10, 0], [20, 0, 30], [0, 40, 0]]
     assert pattern.matrix(values).to_dense().tolist() == dense
     assert pattern.transposed(values).to_dense().tolist() == torch.tensor(dense).T.tolist()
-    empty = Pattern.of(torch.tensor([], dtype=torch.int64), (2, 3))
+    assert pattern.positions().tolist() == [1, 3, 5, 7]
+    wide = torch.tensor([5, 32768, 40000, 40007, 79999])  # columns beyond what two bytes hold
+    assert Pattern(wide, (2, 40000)).positions().tolist() == wide.tolist()
+    empty = Pattern(torch.tensor([], dtype=torch.int64), (2, 3))
+    assert empty.positions().tolist() == []
     assert empty.matrix(torch.zeros(0)).to_dense().tolist() == [[0.0] * 3] * 2
 
 
@@ -147,34 +151,41 @@ def test_compiled_it_is_the_dense_product(sparse_calls):
         compiled = torch.compile(layer, backend="eager", fullgraph=True)(x)
         assert sparse_calls == []
         torch.testing.assert_close(layer(x), compiled)
+        again = torch.compile(layer, backend="eager", fullgraph=True)(x)  # with a pattern in place of positions
+        torch.testing.assert_close(again, compiled)
 
 
 @mkl
-def test_the_pattern_follows_the_positions_and_is_in_no_copy_and_no_file():
+def test_the_pattern_stands_in_for_the_positions_in_copies_and_in_files():
     layer, other = two_tasks(), two_tasks()
     x = torch.randn(3, 20, dtype=torch.float64)
 
-    def check(layer):
+    def output(layer):
         with using(layer, "a"):
-            sparse_products(layer)
-            found = layer(x)
-            sparse_products(layer, 0)
-            torch.testing.assert_close(found, layer(x), rtol=0, atol=1e-13)
-            sparse_products(layer)
+            return layer(x)
 
-    check(layer)
-    own = layer.weight["a"]
-    assert own.pattern((30, 20)) is own.pattern((30, 20))
-    assert copy.deepcopy(layer).weight["a"]._pattern is None
+    expected, before, start = output(layer), layer.state_dict(), list(layer.buffers())
+    sparse_products(layer)
+    output(layer)
+    held = sum(b.numel() * b.element_size() for b in layer.weight["a"].buffers())
+    assert held == 60 * 8 + 4 * (31 + 21)  # no more than positions but for the beginnings of rows and columns
     file = io.BytesIO()
     torch.save(layer, file)
     file.seek(0)
-    assert torch.load(file, weights_only=False).weight["a"]._pattern is None
-    own.positions.copy_(other.weight["a"].positions)  # in place
-    check(layer)
+    loaded, fresh = torch.load(file, weights_only=False), MaskedLinear(20, 30, dtype=torch.float64)
+    fresh.load_state_dict(layer.state_dict())
+    for same in (layer, copy.deepcopy(layer), loaded, fresh):
+        torch.testing.assert_close(output(same), expected, rtol=0, atol=1e-13)
+        state = same.state_dict()
+        assert sorted(state) == sorted(before)
+        assert all(state[name].equal(tensor) and state[name].dtype == tensor.dtype for name, tensor in before.items())
+        sparse_products(same, 0)
+        assert output(same).equal(expected)
+    assert len(list(layer.buffers())) == len(start)  # positions again
+    sparse_products(layer)
+    output(layer)
     layer.load_state_dict(other.state_dict())
-    check(layer)
-    assert "_pattern" not in str(layer.state_dict().keys())
+    torch.testing.assert_close(output(layer), output(other), rtol=0, atol=1e-13)
 
 
 @mkl

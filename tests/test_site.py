@@ -241,7 +241,7 @@ def test_every_figure_of_a_notebook_gets_a_text(path, tmp_path):
 
 
 def test_texts_of_figures():
-    assert runs.alternative("`Data`", "samples(tasks);", "") .startswith("Data. The first test examples of every task,")
+    assert runs.alternative("`Data`", "samples(tasks);", "").startswith("Data. The first test examples of every task,")
     assert runs.alternative("Why?", 'ax.set(xlabel="a", ylabel="b")', "") == "Why? Axes: b against a."
     assert runs.alternative("A", "draw(x)", "One. Two *words* here.") == "A. Figure after: Two words here."
 
