@@ -17,7 +17,7 @@ from msnlib.conversion import is_converted, plain
 from msnlib.files import replacing
 from msnlib.layers import MaskedConv2d, MaskedLinear, PerTask, check_known
 from msnlib.networks import MultitaskNetwork
-from msnlib.products import CSR
+from msnlib.products import CSR, MANY, OWN_MM
 from msnlib.seeding import stream
 from msnlib.storage import one_line
 
@@ -42,7 +42,8 @@ def extract(net: nn.Module, task: str, format: str = "dense", batch_size: int = 
               inference on a CPU, in the dtype and on the device it was extracted in.
             - ``"auto"``: whichever of the three is fastest here at ``batch_size``, ``"dense"`` unless another takes
               5 % less time.
-        batch_size: examples in a batch that ``"auto"`` measures.
+        batch_size: examples in the batches to come, of which ``"auto"`` measures one and for which ``"csr"`` is built;
+            others are computed as well.
 
     Raises:
         ValueError: unknown task or format, a batch without examples, or a network that the format is not for.
@@ -61,11 +62,12 @@ def extract(net: nn.Module, task: str, format: str = "dense", batch_size: int = 
     _check_row(row, format)
     _compact(row)
     if format == "csr":
-        return _csr(row).train(dense.training)
+        return _csr(row, batch_size).train(dense.training)
     compact = nn.Sequential(*row).train(dense.training)
     if format == "compact":
         return compact
-    return _fastest([dense, compact, _csr(row).train(dense.training)], example_of(net, task, batch_size))
+    csr = _csr(row, batch_size).train(dense.training)
+    return _fastest([dense, compact, csr], example_of(net, task, batch_size))
 
 
 def export_onnx(
@@ -224,7 +226,7 @@ def _fill(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
         layer.out_channels, layer.in_channels = weight.shape[:2]
 
 
-def _csr(row: list[nn.Module]) -> fx.GraphModule:
+def _csr(row: list[nn.Module], batch_size: int) -> fx.GraphModule:
     """The row with sparse weights and, between them, examples in columns: torch is fast at sparse times dense alone.
 
     The parts of a sparse weight are parameters, put together in every call: torch cannot copy a sparse parameter. They
@@ -243,7 +245,10 @@ def _csr(row: list[nn.Module]) -> fx.GraphModule:
             placed = {"dtype": module.weight.dtype, "device": module.weight.device}
             size = tuple(module.weight.shape)
             weight = graph.call_function(CSR, (rows, columns, values, size), placed)
-            x = graph.call_function(torch.addmm, (bias, weight, x))
+            if batch_size < MANY:
+                x = graph.call_function(torch.addmm, (bias, weight, x))
+            else:
+                x = graph.call_method("add_", (graph.call_function(OWN_MM, (weight, x, "sum")), bias))
         elif isinstance(module, nn.ReLU) and i - 1 in linear:
             x = graph.call_function(torch.relu_, (x,))  # of a product that nobody else sees
         else:

@@ -23,6 +23,7 @@ from msnlib import (
     extract,
     using,
 )
+from msnlib.products import MANY, OWN_MM
 
 pytestmark = [
     pytest.mark.usefixtures("seeded"),
@@ -185,10 +186,14 @@ def test_a_format_keeps_dtype_and_mode(networks):
 # -------------------------------------------------------------------------------------------- csr
 
 
-def test_csr_is_a_graph_of_torch_calls_that_can_be_copied_and_saved(networks, tmp_path):
+@pytest.mark.parametrize("batch_size", [32, MANY])
+def test_csr_is_a_graph_of_torch_calls_that_can_be_copied_and_saved(networks, tmp_path, batch_size):
     for name in ("dense a", "dense c", "conv b"):
         net, task, x = networks[name]
-        module, expected = extract(net, task, "csr"), outputs(extract(net, task, "csr"), x)
+        module = extract(net, task, "csr", batch_size)
+        expected = outputs(module, x)
+        assert torch.allclose(expected, outputs(extract(net, task), x), rtol=0, atol=1e-12)
+        assert any(node.target is OWN_MM for node in module.graph.nodes) == (batch_size == MANY)
         assert isinstance(module, fx.GraphModule)
         torch.save(module, tmp_path / "module.pt")
         loaded = torch.load(tmp_path / "module.pt", weights_only=False)
@@ -213,9 +218,9 @@ def test_csr_holds_the_entries_kept_alone(networks):
 def test_csr_and_compact_run_where_msnlib_cannot_be_imported(networks, tmp_path):
     cases = {}
     for name, (net, task, x) in networks.items():
-        for format in ("compact", "csr"):
-            module = extract(net, task, format)
-            cases[f"{name} {format}"] = module, x, outputs(module, x)
+        for how in (("compact",), ("csr",), ("csr", MANY)):
+            module = extract(net, task, *how)
+            cases[name, *how] = module, x, outputs(module, x)
     torch.save(cases, tmp_path / "cases.pt")
     program = (
         "import sys; sys.modules['msnlib'] = None\n"
