@@ -1,4 +1,4 @@
-"""Small things that the tests of the core share. But for nbval's kernels, nothing applies to who does not ask for it."""
+"""Small things that the tests of the core share. But for nbval's kernels, nothing applies to whoever does not ask."""
 
 import tempfile
 import uuid
