@@ -337,8 +337,8 @@ def sparse_products(net: nn.Module, below: float = 0.125) -> None:
 
     Otherwise a layer puts a task's weights into a dense matrix that is mostly zeros. Leaving those out is faster on a
     CPU where layers are large and densities small, in training and in prediction (notebook 80). Results are the same up
-    to rounding, isolation holds bit for bit, and training holds as many bytes as before. Tasks may be allocated before
-    or after.
+    to rounding, isolation holds bit for bit, and training holds about as many bytes as before. Tasks may be allocated
+    before or after.
 
     A layer keeps the zeros, whatever is set, on any device but a CPU with MKL, in half precision, under autocast and
     ``torch.compile``, for whole units, and for a task that reads others.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 # Not torch.sparse_csr_tensor, which checks its parts in every call and which torch.load cannot trace again.
 CSR = torch.ops.aten._sparse_csr_tensor_unsafe.default
 # Sparse rows times a dense matrix by torch's own kernel. That of MKL, behind @ and addmm, is several times as fast
-# with few columns; with MANY it takes up to half as long again.
+# with few columns; with MANY or more it takes up to half as long again.
 OWN_MM = torch.ops.aten._sparse_mm.reduce
 MANY = 128
 
@@ -20,9 +20,9 @@ class Pattern(nn.Module):
 
     Attributes:
         rows: (m + 1,) int32: where each row begins among the entries.
-        column: (k,): the column of every entry.
+        column: (k,) int16, or int32 where m or n does not fit: the column of every entry.
         columns: (n + 1,) int32: where each column begins among the entries in column order.
-        row: (k,): in column order, the row of every entry.
+        row: (k,) like ``column``: in column order, the row of every entry.
         order: (k,) int32: the entries in column order.
     """
 
