@@ -8,11 +8,12 @@ import pandas as pd
 import yaml
 from runs import heading_of
 
-from msnlib.claim import claim_verdicts
-from msnlib.parameters import read_notebook
-from msnlib.plots import LINES, style
-from msnlib.records import read_records
-from msnlib.report import SIZES, format_value, headline
+from msnlib.lab.claim import claim_verdicts
+from msnlib.lab.notebooks import read_notebook
+from msnlib.lab.plots import LINES, style
+from msnlib.lab.publish import SIZES
+from msnlib.lab.records import read_records
+from msnlib.lab.report import format_value, headline
 
 MARKERS = "os^Dv"
 CAPACITY_ARMS = {

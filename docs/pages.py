@@ -19,10 +19,18 @@ from runs import write_pages
 from sphinx.cmd.build import build_main
 
 import msnlib
-from msnlib.jobs import UsageError, choose_notebooks
+from msnlib.command.jobs import choose_notebooks
+from msnlib.files import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ("__main__", "cli")  # `msn --help` describes them
+COMMANDS = ("msnlib.__main__", "msnlib.command.cli")  # `msn --help` describes them
+FOLDERS = {  # of msnlib/, and what the reference calls them
+    "": "The core",
+    "data": "Data",
+    "exchange": "Networks in and out",
+    "lab": "The lab: records, notebooks, statistics, figures",
+    "command": "The command",
+}
 
 
 def build(out: Path, asked: list[str]) -> int:
@@ -95,17 +103,14 @@ def linked(text: str, pages: dict[str, str]) -> str:
 
 
 def write_api(out: Path) -> None:
-    """Write a page for every module, and a list of them: first those whose names `import msnlib` gives."""
+    """Write a page for every module, and a list of them by folder: the core first."""
     out.mkdir()
-    exported = {getattr(msnlib, name).__module__ for name in msnlib.__all__}
-    modules = [f"msnlib.{found.name}" for found in pkgutil.iter_modules(msnlib.__path__) if found.name not in COMMANDS]
-    groups = {
-        "What `import msnlib` gives": [name for name in modules if name in exported],
-        "Experiments, records and notebooks": [name for name in modules if name not in exported],
-    }
+    found = pkgutil.walk_packages(msnlib.__path__, "msnlib.")
+    modules = [module.name for module in found if not module.ispkg and module.name not in COMMANDS]
     index = ["# Modules", "{ref}`All names <genindex>`"]
-    for title, names in groups.items():
+    for folder, title in FOLDERS.items():
         index.append(f"## {title}")
+        names = [name for name in modules if name.split(".")[1:-1] == [folder] * bool(folder)]
         for name in names:
             says = inspect.getdoc(importlib.import_module(name)).partition("\n\n")[0].replace("\n", " ")
             index.append(f"- [{name}]({name}.md): {says}")

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from msnlib import plots
-from msnlib.parameters import PROFILES, read_notebook, source_of
-from msnlib.records import read_record
+from msnlib.lab import plots
+from msnlib.lab.notebooks import read_notebook, source_of
+from msnlib.lab.parameters import PROFILES
+from msnlib.lab.records import read_record
 
 _log = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ def _address(run: Execution, runs: list[Execution]) -> str:
 def alternative(heading: str, code: str, before: str) -> str:
     """Return the text for the figures that a cell draws, for those who cannot see them.
 
-    What the drawing function of `msnlib.plots` says of itself, else the labels of the axes, else how the Markdown
+    What the drawing function of `msnlib.lab.plots` says of itself, else the labels of the axes, else how the Markdown
     ``before`` the cell ends; always with the ``heading`` of the section.
     """
     section = _plain(heading)

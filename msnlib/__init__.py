@@ -3,39 +3,28 @@
 Reproduces and extends Renn, Sotnek, Harvey, Caffo (2022), The Multiple Subnetwork Hypothesis, arXiv 2207.08821.
 """
 
-from importlib import import_module
+import lazy_loader
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Imported when first used: the command line should not wait seconds for torch to print its help.
-_HOME = {
-    "allocation": ("CapacityError", "DeadOutputWarning", "OverlapWarning", "allocate", "prune"),
-    "conversion": ("convert",),
-    "data": ("datasets", "load_task"),
-    "export": ("export_onnx", "extract"),
-    "layers": (
-        *("FrozenTaskError", "MaskedConv2d", "MaskedLinear", "PerTask"),
-        *("owner_map", "release", "sparse_products", "task_parameters", "tasks", "using"),
-    ),
-    "networks": ("MultitaskNetwork", "conv_network", "dense_network"),
-    "readers": ("DataError",),
-    "seeding": ("seed_everything",),
-    "storage": ("inspect", "load", "save"),
-    "task": ("Task",),
-    "training": ("AUTHORS", "CONVERGED", "Stopping", "evaluate", "fit", "fit_sequence", "predict"),
-}
-_MODULE = {name: module for module, names in _HOME.items() for name in names}
-
-__all__ = sorted(_MODULE)
-
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULE:
-        raise AttributeError(f"module 'msnlib' has no attribute {name!r}")
-    value = getattr(import_module(f"msnlib.{_MODULE[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "allocation": ["CapacityError", "DeadOutputWarning", "OverlapWarning", "allocate", "entries", "prune", "top"],
+        "data.readers": ["DataError"],
+        "data.registry": ["datasets", "load_task"],
+        "exchange.conversion": ["convert"],
+        "exchange.export": ["export_onnx", "extract"],
+        "exchange.storage": ["inspect", "load", "save"],
+        "layers": ["MaskedConv2d", "MaskedLinear", "PerTask"],
+        "networks": ["MultitaskNetwork", "conv_network", "dense_network"],
+        "seeding": ["seed_everything", "stream"],
+        "subnetworks": [
+            *("FrozenTaskError", "owner_map", "release", "shared_tensors", "sparse_products", "task_parameters"),
+            *("tasks", "using"),
+        ],
+        "task": ["Task"],
+        "training": ["AUTHORS", "CONVERGED", "Stopping", "evaluate", "fit", "fit_sequence", "predict", "scores"],
+    },
+)

@@ -2,7 +2,7 @@
 
 import sys
 
-from msnlib.cli import main
+from msnlib.command.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from numbers import Real
 from typing import Literal
 
@@ -18,21 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from msnlib.layers import (
-    ByTask,
-    PerTask,
-    SharedTensor,
-    TaskCopies,
+from msnlib.layers import ByTask, PerTask, SharedTensor, TaskCopies
+from msnlib.seeding import stream
+from msnlib.subnetworks import (
     check_known,
     check_name,
     check_not_read,
     discard,
+    evaluating,
     shared_tensors,
     tasks,
     using,
     walk,
 )
-from msnlib.seeding import stream
 
 METHODS = ("gradient", "snip", "magnitude", "random")
 INITS = ("he", "glorot", "authors")
@@ -389,18 +386,6 @@ def _gradients(net: nn.Module, task: str, values: list[Tensor], batches: Batches
     if not seen:
         raise ValueError("batches held no examples to take gradients on")
     return total
-
-
-@contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; afterwards every module is in the mode it was in."""
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

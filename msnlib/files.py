@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+PACKAGE = Path(__file__).resolve().parent
+CHECKOUT = PACKAGE.parent  # where notebooks, reports and git's history lie, unless the package is installed alone
+
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
@@ -31,3 +34,12 @@ def write_json(path: Path, content: Any) -> None:
     with replacing(path) as part:
         text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
         part.write_text(text + "\n", encoding="utf-8")
+
+
+class UsageError(ValueError):
+    """What was asked cannot be done; the message is one line."""
+
+
+def one_line(error: Exception) -> str:
+    """An error's message on one line, 200 characters at most."""
+    return " ".join(str(error).split())[:200]

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from msnlib.layers import MaskedConv2d, MaskedLinear, PerTask, check_name, shared_tensors, using
+from msnlib.layers import MaskedConv2d, MaskedLinear, PerTask
 from msnlib.seeding import stream
+from msnlib.subnetworks import check_name, shared_tensors, using
 from msnlib.task import Task
 
 

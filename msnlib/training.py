@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from msnlib.allocation import allocate, evaluating
-from msnlib.layers import activated, check_known, switches, task_buffers, task_parameters, using
+from msnlib.allocation import allocate
 from msnlib.seeding import stream
+from msnlib.subnetworks import activated, check_known, evaluating, switches, task_buffers, task_parameters, using
 from msnlib.task import Task
 
 

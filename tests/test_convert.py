@@ -29,7 +29,7 @@ from msnlib import (
     tasks,
     using,
 )
-from msnlib.layers import shared_tensors
+from msnlib.subnetworks import shared_tensors
 
 pytestmark = pytest.mark.usefixtures("seeded")
 

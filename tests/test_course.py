@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from msnlib.cli import main
-from msnlib.parameters import declared, source_of
+from msnlib.command.cli import main
+from msnlib.lab.notebooks import declared, source_of
 
 pytest.importorskip("nbgrader")
 

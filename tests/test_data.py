@@ -16,9 +16,10 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_sample_images, load_wine
 
-from msnlib import data, readers
-from msnlib.data import datasets, load_task
-from msnlib.readers import DataError
+from msnlib.data import readers
+from msnlib.data import registry as data
+from msnlib.data.readers import DataError
+from msnlib.data.registry import datasets, load_task
 from msnlib.task import SPLITS
 
 BUNDLED = {  # name: kind, outputs, batch size, shape of x, sizes of the three parts

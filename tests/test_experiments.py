@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from msnlib import AUTHORS, CONVERGED, conv_network, dense_network, fit_sequence, load_task, predict
-from msnlib.experiments import CONTROLS, comparison, controls, dedicated, narrow, record
-from msnlib.layers import shared_tensors
-from msnlib.records import Run
+from msnlib.lab.experiments import CONTROLS, comparison, controls, dedicated, narrow, record
+from msnlib.lab.records import Run
+from msnlib.subnetworks import shared_tensors
 
 pytestmark = pytest.mark.usefixtures("seeded")
 SHORT = dict(epochs=1, stopping=AUTHORS)

@@ -18,11 +18,12 @@ from msnlib import (
     conv_network,
     convert,
     dense_network,
-    export,
     export_onnx,
     extract,
     using,
 )
+from msnlib.exchange import export
+from msnlib.exchange.compaction import compact_row
 from msnlib.products import MANY, OWN_MM
 
 pytestmark = [
@@ -88,7 +89,7 @@ def test_compacting_makes_layers_smaller_and_is_done_at_once(networks):
         if "units" not in name:
             assert weights(compact) < weights(dense), name
         row = copy.deepcopy(list(compact))
-        export._compact(row)
+        compact_row(row)
         assert [str(m) for m in row] == [str(m) for m in compact], name
         assert torch.allclose(outputs(nn.Sequential(*row), x), outputs(compact, x), rtol=0, atol=1e-10)
         assert all(m.weight.shape == (m.out_features, m.in_features) for m in compact if isinstance(m, nn.Linear))

@@ -18,7 +18,7 @@ from msnlib import (
     save,
     tasks,
 )
-from msnlib.layers import shared_tensors
+from msnlib.subnetworks import shared_tensors
 
 pytestmark = pytest.mark.usefixtures("seeded")
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import papermill
 import pytest
 
-from msnlib.parameters import PARAMETERS, check, declared, parameter_cells, read_notebook, source_of
+from msnlib.lab.notebooks import declared, parameter_cells, read_notebook, source_of
+from msnlib.lab.parameters import PARAMETERS, check
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

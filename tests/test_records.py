@@ -11,9 +11,10 @@ import pytest
 import torch
 
 import msnlib
-from msnlib.parameters import PARAMETERS, Declared, ParameterError, check, declared
-from msnlib.published import other_outputs, published_table, published_value
-from msnlib.records import Run, configuration_hash, read_records, versions
+from msnlib.lab.notebooks import Declared, declared
+from msnlib.lab.parameters import PARAMETERS, ParameterError, check
+from msnlib.lab.published import other_outputs, published_table, published_value
+from msnlib.lab.records import Run, configuration_hash, read_records, versions
 
 # Makes msnlib's modules importable without msnlib/__init__.py, which imports torch.
 WITHOUT_TORCH = f"""
@@ -296,7 +297,7 @@ def test_versions_say_what_ran_and_on_which_device():
 def test_a_record_needs_no_torch(tmp_path, monkeypatch):
     monkeypatch.delenv("MSNLIB_RECORDS", raising=False)
     program = WITHOUT_TORCH + (
-        "from msnlib.records import Run, versions\n"
+        "from msnlib.lab.records import Run, versions\n"
         "run = Run('E1', notebook='a', profile='quick', seed=0)\n"
         "run.add(task='t', arm='multitask', metric='accuracy', value=1)\n"
         "run.save()\n"

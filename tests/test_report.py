@@ -6,24 +6,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from msnlib.claim import claim_table, read_margins
-from msnlib.cli import main
-from msnlib.parameters import ParameterError
-from msnlib.records import Run, read_records
-from msnlib.report import (
-    _CLAIM_MARKS,
-    _README_MARKS,
-    EmptyReport,
-    claim_section,
-    format_difference,
-    format_table,
-    format_value,
-    headline,
-    paired,
-    publish,
-    readme_table,
-    report_table,
-)
+from msnlib.command.cli import main
+from msnlib.lab.claim import claim_table, read_margins
+from msnlib.lab.parameters import ParameterError
+from msnlib.lab.publish import _CLAIM_MARKS, _README_MARKS, claim_section, publish, readme_table
+from msnlib.lab.records import Run, read_records
+from msnlib.lab.report import EmptyReport, format_difference, format_table, format_value, headline, paired, report_table
 
 
 @pytest.fixture
@@ -344,7 +332,7 @@ def test_differences_are_shown_with_their_sign(metric, value, shown):
 
 
 def test_the_forest_draws_what_the_table_holds(out):
-    from msnlib.plots import forest
+    from msnlib.lab.figures import forest
 
     for seed, own in enumerate((97.0, 97.2, 97.4)):
         _save_pair("E1", seed, own, 97.0)

@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 from tiny import PACKAGE, PARAMETERS, RECORD, ended, files, good_notebook, msn, write_notebook
 
-from msnlib import runner
-from msnlib.jobs import UsageError, choose_notebooks, parse_seeds, plan
-from msnlib.records import digest
+import msnlib
+from msnlib.command import runner
+from msnlib.command.jobs import choose_notebooks, parse_seeds, plan
+from msnlib.files import UsageError
+from msnlib.lab.notebooks import normalised
+from msnlib.lab.records import digest
 
 
 class _NoProcess:
@@ -25,7 +28,7 @@ class _NoProcess:
 
 @pytest.fixture
 def no_process(monkeypatch):
-    monkeypatch.setattr(runner, "_Process", _NoProcess)
+    monkeypatch.setattr(runner, "Process", _NoProcess)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def batch(tmp_path_factory):
     write_notebook(notebooks, "03_silent", "print(seed)")
     write_notebook(notebooks, "04_stubborn", PACKAGE, "seed = 7", RECORD.replace("NAME", "'04_stubborn'"))
     write_notebook(notebooks, "05_dead", "import os", "os._exit(3)")
-    command = f"{PACKAGE}\nfrom msnlib.cli import main\nsys.exit(main(sys.argv[1:]))"
+    command = f"{PACKAGE}\nfrom msnlib.command.cli import main\nsys.exit(main(sys.argv[1:]))"
     arguments = ["run", "--notebooks", "notebooks", "--out", "out", "--jobs", "2", "--seeds", "1"]
     environment = os.environ | {"MPLBACKEND": "Agg"}
     done = subprocess.run(
@@ -221,10 +224,10 @@ def test_a_finished_run_holds_the_executed_notebook_and_its_record(batch):
 
 
 def test_a_warning_from_msnlib_does_not_say_where_it_is_installed(tmp_path):
-    text = [f"{Path(runner.__file__).parent / 'training.py'}:9: UserWarning: watch out\n", "  a line\n"]
+    text = [f"{Path(msnlib.__file__).parent / 'training.py'}:9: UserWarning: watch out\n", "  a line\n"]
     output = {"output_type": "stream", "name": "stderr", "text": text}
     notebook = {"metadata": {}, "cells": [{"cell_type": "code", "metadata": {}, "outputs": [output]}]}
-    (shown,) = runner.normalised(notebook, tmp_path)["cells"][0]["outputs"]
+    (shown,) = normalised(notebook, tmp_path)["cells"][0]["outputs"]
     assert shown["text"] == ["msnlib/training.py:9: UserWarning: watch out\n", "  a line\n"]
 
 
@@ -232,7 +235,7 @@ def test_a_picture_is_left_as_it_is_and_costs_no_time(tmp_path):
     picture = {"output_type": "display_data", "data": {"image/png": "iVBORw0KGgo/" * 100_000}}
     notebook = {"metadata": {}, "cells": [{"cell_type": "code", "metadata": {}, "outputs": [picture]}]}
     start = time.process_time()
-    assert runner.normalised(notebook, tmp_path)["cells"][0]["outputs"] == [picture]
+    assert normalised(notebook, tmp_path)["cells"][0]["outputs"] == [picture]
     assert time.process_time() - start < 1
 
 
@@ -243,7 +246,7 @@ def test_a_finished_run_is_skipped_until_forced_or_changed(batch, tmp_path, caps
     before = (folder / "02_good.ipynb").read_bytes()
     run = ("run", "2", "--out", "out", "--seeds", "1")
 
-    monkeypatch.setattr(runner, "_Process", _NoProcess)
+    monkeypatch.setattr(runner, "Process", _NoProcess)
     assert msn(*run) == 0
     skipped = "02_good quick seed 1: done before with this configuration (--force runs it again)"
     assert capsys.readouterr().out.splitlines()[:2] == [skipped, "## quick profile"]
@@ -309,7 +312,7 @@ def test_ctrl_c_kills_the_kernels_and_leaves_nothing(tmp_path):
     write_notebook(tmp_path / "notebooks", "01_slow", code)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    command = f"{PACKAGE}\nfrom msnlib.cli import main\nsys.exit(main(['run', '--out', 'out']))"
+    command = f"{PACKAGE}\nfrom msnlib.command.cli import main\nsys.exit(main(['run', '--out', 'out']))"
     driver = subprocess.Popen(
         [sys.executable, "-c", command],
         cwd=tmp_path,

@@ -15,10 +15,10 @@ from urllib.parse import unquote, urldefrag, urlsplit
 import pandas as pd
 import pytest
 
-from msnlib.jobs import UsageError
-from msnlib.parameters import read_notebook
-from msnlib.records import RECORD_COLUMNS, read_records
-from msnlib.report import format_value, headline
+from msnlib.files import UsageError
+from msnlib.lab.notebooks import read_notebook
+from msnlib.lab.records import RECORD_COLUMNS, read_records
+from msnlib.lab.report import format_value, headline
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = "/usr/bin/chromium"

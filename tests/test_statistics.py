@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from msnlib.statistics import VERDICTS, Margin, bootstrap, compare, intersection, over_examples, verdict
+from msnlib.lab.statistics import VERDICTS, Margin, bootstrap, compare, intersection, over_examples, verdict
 
 POINTS, PERCENT = Margin.parse(0.5), Margin.parse("10 %")
 # Student's sleep data, as in R's help page of t.test: hours gained by ten patients with two drugs.

@@ -31,13 +31,13 @@ from msnlib import (
     predict,
     release,
     save,
-    storage,
     tasks,
     using,
 )
-from msnlib.cli import main
-from msnlib.layers import shared_tensors
-from msnlib.storage import decode, encode
+from msnlib.command.cli import main
+from msnlib.exchange import storage
+from msnlib.exchange.storage import decode, encode
+from msnlib.subnetworks import shared_tensors
 
 pytestmark = pytest.mark.usefixtures("seeded")
 
@@ -410,7 +410,7 @@ def test_a_failed_save_leaves_the_older_file_and_no_other(step, saved, monkeypat
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(f"msnlib.storage.{step}", full)
+    monkeypatch.setattr(f"msnlib.exchange.storage.{step}", full)
     with pytest.raises(OSError, match="No space left"):
         save(MaskedLinear(2, 2), path)
     assert path.read_bytes() == whole and os.listdir(path.parent) == [path.name]

@@ -15,11 +15,13 @@ import psutil
 import pytest
 from tiny import PACKAGE, RECORD, ended, files, good_notebook, msn, write_notebook
 
-from msnlib import runner
-from msnlib.jobs import UsageError, plan
-from msnlib.parameters import ParameterError
-from msnlib.records import read_examples
-from msnlib.sweep import read_sweep, state
+from msnlib.command import process as one_job
+from msnlib.command import runner
+from msnlib.command.jobs import plan
+from msnlib.command.sweep import read_sweep, state
+from msnlib.files import UsageError
+from msnlib.lab.parameters import ParameterError
+from msnlib.lab.records import read_examples
 
 SPEC = """[[runs]]
 notebooks = [1]
@@ -56,7 +58,7 @@ def _until(condition, seconds: float = 60):
 
 
 def _driver(folder: Path, *arguments: str, **options) -> subprocess.Popen:
-    command = f"{PACKAGE}\nfrom msnlib.cli import main\nsys.exit(main(sys.argv[1:]))"
+    command = f"{PACKAGE}\nfrom msnlib.command.cli import main\nsys.exit(main(sys.argv[1:]))"
     return subprocess.Popen([sys.executable, "-c", command, *arguments], cwd=folder, **options)
 
 
@@ -209,14 +211,14 @@ def test_a_killed_kernel_and_a_full_disk_fail_one_run_and_the_next_start_makes_i
     _waiting_notebook(tmp_path)
     spec = _spec(tmp_path, SPEC.replace("0-1", "0-2"))
     full = [True]
-    write = runner.write_json
+    write = one_job.write_json
 
     def write_json(path, content):
         if full[0] and path.name == "record.json" and content["configuration"]["seed"] == 1:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(path, content)
 
-    monkeypatch.setattr(runner, "write_json", write_json)
+    monkeypatch.setattr(one_job, "write_json", write_json)
     killer = threading.Thread(target=lambda: os.kill(_until(lambda: _started(tmp_path, 0))[0], signal.SIGKILL))
     killer.start()
     threading.Thread(target=lambda: (killer.join(), (tmp_path / "go").touch())).start()

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 import msnlib
-from msnlib.cli import main
+from msnlib.command.cli import main
 
 # msnlib's modules without msnlib/__init__.py, which imports torch: these notebooks take a second each.
 PACKAGE = f"""import sys, types
@@ -20,7 +20,7 @@ seed: int = 0  # seed of every random draw
 device: str = "cpu"
 density: float = 0.1  # share of weights a task keeps
 width: int = 4  # a parameter of this notebook only"""
-RECORD = """from msnlib.records import Run
+RECORD = """from msnlib.lab.records import Run
 run = Run("E1", notebook=NAME, profile=profile, seed=seed, density=density)
 run.add(task="mnist", arm="multitask", metric="accuracy", value=90 + seed, seconds=1)
 run.save().name"""

@@ -1,65 +1,30 @@
-"""Running notebooks through papermill: each in a process of its own, kept only when whole.
+"""One job in a process of its own: its scratch folder, its environment, and its results put in place when whole.
 
-A finished run is the folder `Job.folder` with the executed notebook, ``record.json`` and the outcomes of examples in
-``record.npz``. Until it is whole it is a folder whose name starts with a dot, which nobody reads.
+Run as a module, ``python -m msnlib.command.process`` is that process; its arguments come as one line of JSON.
 """
 
-import glob
-import itertools
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
-from filelock import FileLock, Timeout
 
+from msnlib.command.jobs import Job
 from msnlib.files import write_json
-from msnlib.jobs import Job, UsageError, code_digest
-from msnlib.parameters import ParameterError, read_notebook
-from msnlib.records import read_record
+from msnlib.lab.notebooks import normalised, read_notebook
+from msnlib.lab.parameters import ParameterError
+from msnlib.lab.records import read_record
 
-# What a run's process executes; its arguments come as JSON. jsonschema imports rfc3987_syntax when JupyterLab has
-# brought it, only to check addresses that no notebook has: 2.3 s of processor time in every process (measured).
-# Its standard input stays open: when it ends, whoever started this process is gone, killed perhaps, and so must be what
-# was started here.
-# The kernel listens at files in the scratch folder, by a relative path as that of a socket may not have many letters: a
-# port that was free when Jupyter chose it may be taken when the kernel binds it, and of notebooks that start at the
-# same time some fail (papermill's issue 511).
-_EXECUTE = """
-import json, os, shutil, sys, threading
-import psutil
-
-def end_with_parent():
-    while os.read(0, 1):
-        pass
-    for child in psutil.Process().children(recursive=True):
-        child.kill()
-    shutil.rmtree(scratch, ignore_errors=True)
-    os._exit(1)
-
-arguments = json.loads(sys.stdin.readline())
-scratch = arguments.pop("scratch")
-threading.Thread(target=end_with_parent, daemon=True).start()
-sys.modules["rfc3987_syntax"] = None
-from papermill import execute_notebook
-from traitlets.config import Config
-kernel = {"connection_file": "../kernel.json"} | ({"transport": "ipc"} if os.name == "posix" else {})
-execute_notebook(**arguments, config=Config(KernelManager=kernel))
-"""
-_POLL_SECONDS = 0.05
+POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -75,114 +40,12 @@ class Outcome:
     note: str = ""
 
 
-def run_jobs(
-    jobs: Sequence[Job], out: Path, workers: int = 1, force: bool = False, timeout: float | None = None
-) -> Iterator[Outcome]:
-    """Run ``jobs``, ``workers`` at a time, and yield each one's outcome when it is known.
-
-    A job whose configuration is already done under ``out`` is skipped unless ``force``. A job that fails or takes
-    longer than ``timeout`` seconds leaves an earlier result as it was and its log and partial notebook in
-    ``<folder>.failed``. Closing the iterator, or an exception such as Ctrl-C, kills what runs and leaves nothing of it.
-
-    Raises `UsageError` when ``out`` cannot be written to.
-    """
-    out = prepare(out)
-    stop = threading.Event()
-    pool = ThreadPoolExecutor(workers)
-    try:
-        futures = []
-        for job in jobs:
-            outcome = None if force else skipped(job, out)
-            if outcome is None:
-                futures.append(pool.submit(run_job, job, out, force, timeout, stop.is_set))
-            else:
-                yield outcome
-        for future in as_completed(futures):
-            yield future.result()
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
-
-
-def prepare(out: Path) -> Path:
-    """Return the folder of all runs, made when absent. Raises `UsageError` when it cannot be written to."""
-    out = Path(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
-    except OSError as error:
-        raise UsageError(f"cannot write to {out}: {error.strerror}") from None
-    return out
-
-
-def skipped(job: Job, out: Path) -> Outcome | None:
-    """Return the outcome of a job that need not run because it is done, else None."""
-    found = job.done(out)
-    if found is None:
-        return None
-    folder, record = found
-    changed = "" if record["run"].get("source") == job.source else "; the notebook's code has changed since"
-    return Outcome(job, "skipped", folder, note=f"done before with this configuration{changed}")
-
-
-def lock(job: Job, out: Path) -> FileLock:
-    """Return the lock of whoever runs ``job`` into ``out``; the system releases it when its holder is killed."""
-    path = out / ".locks" / f"{job.folder.parent}-{job.folder.name}"
-    path.parent.mkdir(exist_ok=True)
-    return FileLock(path)
-
-
-def run_job(
-    job: Job,
-    out: Path,
-    force: bool = False,
-    timeout: float | None = None,
-    stop: Callable[[], bool] = lambda: False,
-) -> Outcome | None:
-    """Run one job in a process of its own and return its outcome; None when ``stop`` said so before it ended.
-
-    Only one caller runs a job into a folder at a time; another one waits, and then finds it done. What a killed one
-    left behind is removed.
-    """
-    start = time.monotonic()
-    target = out / job.folder
-    held, process = lock(job, out), None
-    try:
-        while not held.is_locked:
-            if stop():
-                return None
-            with suppress(Timeout):
-                held.acquire(timeout=_POLL_SECONDS)
-        outcome = None if force else skipped(job, out)
-        if outcome is not None:
-            return outcome
-        if code_digest(job.notebook) != job.source:
-            note = f"{job.notebook.name} has changed since this run was planned; start again"
-            return Outcome(job, "failed", failed_folder(target), note=note)
-        for left in target.parent.glob(f".{glob.escape(target.name)}.*"):
-            shutil.rmtree(left, ignore_errors=True)
-        process = _Process(job, out)
-        while not stop():
-            outcome = process.poll(timeout)
-            if outcome is not None:
-                return outcome
-            time.sleep(_POLL_SECONDS)
-        return None
-    except OSError as error:
-        note = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
-        return Outcome(job, "failed", failed_folder(target), time.monotonic() - start, note)
-    finally:
-        if process is not None:
-            process.discard()
-        held.release()
-
-
 def failed_folder(target: Path) -> Path:
     """Return where the log and partial notebook of a failed run are kept, and in ``note.txt`` why it failed."""
     return target.with_name(f"{target.name}.failed")
 
 
-class _Process:
+class Process:
     """One running job: its process, its scratch folder and the hidden folder that becomes the result."""
 
     def __init__(self, job: Job, out: Path):
@@ -222,7 +85,7 @@ class _Process:
         write_json(self.part / "run.json", {"host": platform.node(), "pid": os.getpid(), "started": time.time()})
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _EXECUTE],
+                [sys.executable, "-m", "msnlib.command.process"],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -360,44 +223,36 @@ def _move_into_place(part: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def normalised(notebook: dict[str, Any], scratch: Path) -> dict[str, Any]:
-    """Return an executed notebook without what differs between two equal runs, or names a machine.
+def execute() -> None:
+    """Run one notebook through papermill, as the line of JSON on standard input says.
 
-    That is: papermill's times and paths, the random id of the cell it injects, which of a cell's standard output and
-    error came first, the path of the ``scratch`` folder, and in warnings the kernel's name for a cell's file and the
-    folder msnlib is installed in.
+    Standard input stays open: when it ends, whoever started this process is gone, killed perhaps, and so must be what
+    was started here.
     """
-    notebook["metadata"].pop("papermill", None)
-    for cell in notebook["cells"]:
-        cell["metadata"].pop("papermill", None)
-        if "injected-parameters" in cell["metadata"].get("tags", []):
-            cell["id"] = "injected-parameters"
-        if cell["cell_type"] == "code":
-            cell["outputs"] = _without_paths(_stdout_first(cell["outputs"]), scratch)
-    return notebook
+    arguments = json.loads(sys.stdin.readline())
+    scratch = arguments.pop("scratch")
+    threading.Thread(target=_end_with_parent, args=(scratch,), daemon=True).start()
+    # jsonschema imports it when JupyterLab has brought it, only to check addresses that no notebook has: 2.3 s of
+    # processor time in every process (measured).
+    sys.modules["rfc3987_syntax"] = None
+    from papermill import execute_notebook
+    from traitlets.config import Config
+
+    # The kernel listens at files in the scratch folder, by a relative path as that of a socket may not have many
+    # letters: a port that was free when Jupyter chose it may be taken when the kernel binds it, and of notebooks that
+    # start at the same time some fail (papermill's issue 511).
+    kernel = {"connection_file": "../kernel.json"} | ({"transport": "ipc"} if os.name == "posix" else {})
+    execute_notebook(**arguments, config=Config(KernelManager=kernel))
 
 
-def _stdout_first(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return ``outputs`` with neighbouring streams in one order: the kernel sends each from a buffer of its own."""
-    ordered: list[dict[str, Any]] = []
-    for is_stream, group in itertools.groupby(outputs, lambda output: output["output_type"] == "stream"):
-        neighbours = list(group)
-        ordered += sorted(neighbours, key=lambda output: output["name"] != "stdout") if is_stream else neighbours
-    return ordered
+def _end_with_parent(scratch: str) -> None:
+    while os.read(0, 1):
+        pass
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    shutil.rmtree(scratch, ignore_errors=True)
+    os._exit(1)
 
 
-_PACKAGE = Path(__file__).parent
-
-
-def _without_paths(content: Any, scratch: Path) -> Any:
-    if isinstance(content, list):
-        return [_without_paths(item, scratch) for item in content]
-    if isinstance(content, dict):
-        return {name: _without_paths(value, scratch) for name, value in content.items()}
-    if not isinstance(content, str):
-        return content
-    for path in sorted({str(scratch), str(scratch.resolve())}, key=len, reverse=True):
-        content = content.replace(path, "scratch")
-    content = content.replace(f"{_PACKAGE}{os.sep}", f"{_PACKAGE.name}/")  # a warning from msnlib names its file
-    # A pattern that starts with a fixed text: one that starts with any text takes minutes on a picture's base64.
-    return re.sub(re.escape(tempfile.gettempdir()) + r"/ipykernel_\d+/\d+\.py", "notebook-cell", content)
+if __name__ == "__main__":
+    execute()

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msnlib
-from msnlib.jobs import Job, UsageError
-from msnlib.runner import Outcome, failed_folder, prepare, run_job, skipped
+from msnlib.command.jobs import Job
+from msnlib.command.process import Outcome, failed_folder
+from msnlib.command.runner import prepare, run_job, skipped
+from msnlib.files import UsageError
 
 _ASK_SECONDS = 1.0  # how often a worker asks whether to go on, and the driver who has joined
 
@@ -16,7 +18,7 @@ _ASK_SECONDS = 1.0  # how often a worker asks whether to go on, and the driver w
 def run_on_cluster(
     jobs: Sequence[Job], out: Path, scheduler: str, force: bool = False, timeout: float | None = None
 ) -> Iterator[Outcome]:
-    """As `msnlib.runner.run_jobs`, on the workers of the Dask scheduler at ``scheduler`` (``tcp://HOST:PORT``).
+    """As `msnlib.command.runner.run_jobs`, on the workers of the Dask scheduler at ``scheduler`` (``tcp://HOST:PORT``).
 
     A run whose worker dies starts again on another one. Closing the iterator ends the runs; when this process is killed
     instead, what runs on the workers is finished and kept, and what waits is dropped.

@@ -17,9 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from msnlib.files import replacing
-from msnlib.layers import Subnetwork, shared_tensors, tasks
+from msnlib.files import one_line, replacing
+from msnlib.layers import Subnetwork
 from msnlib.networks import BUILDERS, MultitaskNetwork
+from msnlib.subnetworks import shared_tensors, tasks
 
 FORMAT = 2  # 1, of msnlib 0.1.0, has positions as int64 and one checksum over everything
 
@@ -173,11 +174,6 @@ def decode(code: np.ndarray) -> np.ndarray:
     for bit in range(r):
         gaps += bits[bit * count : (bit + 1) * count].astype(np.int64) << bit
     return np.cumsum(gaps + 1) - 1
-
-
-def one_line(error: Exception) -> str:
-    """An error's message on one line, 200 characters at most."""
-    return " ".join(str(error).split())[:200]
 
 
 def _read(path: Path, values: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -6,7 +6,7 @@
     seeds = "0-2"                            # as for msn run, or a list
     parameters = { density = [0.5, 0.1] }    # a list is a grid: one run for every value
 
-There may be several ``[[runs]]``. ``[margins]`` belongs to `msnlib.claim`.
+There may be several ``[[runs]]``. ``[margins]`` belongs to `msnlib.lab.claim`.
 """
 
 import itertools
@@ -19,9 +19,12 @@ from typing import Any
 
 from filelock import Timeout
 
-from msnlib.jobs import Job, UsageError, choose_notebooks, parse_seeds, plan
-from msnlib.parameters import ParameterError, read_notebook
-from msnlib.runner import failed_folder, lock
+from msnlib.command.jobs import Job, choose_notebooks, parse_seeds, plan
+from msnlib.command.process import failed_folder
+from msnlib.command.runner import lock
+from msnlib.files import UsageError
+from msnlib.lab.notebooks import read_notebook
+from msnlib.lab.parameters import ParameterError
 
 _KEYS = {"notebooks", "profiles", "seeds", "parameters"}
 

@@ -1,7 +1,7 @@
 """Named datasets as tasks: read, checked, split and scaled. Damaged data is named in an error, never trained on.
 
 One row of the registry is one dataset: how to load raw arrays, and what kind of task they make. Some are read from
-files in a root folder (:mod:`msnlib.readers`); the bundled ones come with scikit-learn.
+files in a root folder (:mod:`msnlib.data.readers`); the bundled ones come with scikit-learn.
 Every dataset has a fixed test part; 20 % of the rest, drawn by ``split_seed``, is its validation part.
 """
 
@@ -20,8 +20,8 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, loa
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import Tensor
 
-from msnlib import readers
-from msnlib.readers import Arrays, Raw
+from msnlib.data import readers
+from msnlib.data.readers import Arrays, Raw
 from msnlib.task import Task
 
 Loader = Callable[[Path], Raw]

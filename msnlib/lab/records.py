@@ -18,8 +18,8 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msnlib.files import replacing, write_json
-from msnlib.parameters import check
+from msnlib.files import CHECKOUT, replacing, write_json
+from msnlib.lab.parameters import check
 
 if TYPE_CHECKING:
     import numpy
@@ -55,11 +55,11 @@ class Run:
         data: task -> what its data is and where it came from.
 
     Args:
-        experiment: its id, as in `msnlib.published` (``"E1"``).
+        experiment: its id, as in `msnlib.lab.published` (``"E1"``).
         notebook: the notebook's name without folder or ending (``"02_parallel_dense"``).
         profile, seed, configuration: everything that decides the results; JSON values only.
 
-    Raises `msnlib.parameters.ParameterError` for a value its parameter does not allow, before any work starts.
+    Raises `msnlib.lab.parameters.ParameterError` for a value its parameter does not allow, before any work starts.
 
     Example::
 
@@ -211,10 +211,9 @@ def _device_name(torch: Any, device: str | None) -> str | None:
 
 def _commit() -> str | None:
     """Return the commit of the source tree that msnlib is imported from, marked ``-dirty`` when it was changed."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
+    if not (CHECKOUT / ".git").exists():
         return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, env=environment)

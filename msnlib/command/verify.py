@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from msnlib.jobs import Job, UsageError, choose_notebooks, plan
-from msnlib.records import read_examples, read_record
+from msnlib.command.jobs import Job, choose_notebooks, plan
+from msnlib.files import UsageError
+from msnlib.lab.records import read_examples, read_record
 
 
 @dataclass(frozen=True)

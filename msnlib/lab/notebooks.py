@@ -1,118 +1,21 @@
-"""The parameters a notebook may have: one table of what each means and allows, and the reading of a notebook's own.
-
-A notebook has exactly one cell tagged ``parameters``. It holds assignments of literals, each with a type annotation and
-a comment (``density: float = 0.1  # share of weights a task keeps``). A parameter named in `PARAMETERS` has the same
-meaning and the same allowed values in every notebook; any other is checked against the type the notebook gives it.
-"""
+"""Notebooks as files: what they declare, what code they hold, and their outputs without traces of one machine."""
 
 import ast
 import io
+import itertools
 import json
 import math
+import os
 import re
+import tempfile
 import tokenize
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PROFILES = ("paper", "laptop", "quick")  # largest first: the order of every report
-
-
-class ParameterError(ValueError):
-    """A parameter that is unknown, ill-typed or out of range; the message is one line that names it."""
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One row of `PARAMETERS`; ``allowed`` says in words what ``test`` decides for values of type ``kind``."""
-
-    name: str
-    kind: type
-    allowed: str
-    test: Callable[[Any], bool]
-    meaning: str
-
-
-def _choice(name: str, choices: Iterable[str], meaning: str) -> Parameter:
-    choices = tuple(choices)
-    return Parameter(name, str, "one of " + ", ".join(choices), lambda value: value in choices, meaning)
-
-
-def _whole(name: str, least: int, meaning: str) -> Parameter:
-    return Parameter(name, int, f"a whole number, at least {least}", lambda value: value >= least, meaning)
-
-
-_ROWS = (
-    _choice(
-        "profile", PROFILES, "size of the run: the paper's setting, real data on a laptop, bundled data in seconds"
-    ),
-    _whole("seed", 0, "seed of every random draw"),
-    Parameter(
-        "device",
-        str,
-        "auto, cpu, cuda or cuda:N",
-        lambda value: re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]*))?", value) is not None,
-        "where the tensors live; auto takes a GPU when there is one",
-    ),
-    _whole("threads", 1, "CPU threads torch may use"),
-    Parameter(
-        "density", float, "a number above 0, at most 1", lambda value: 0 < value <= 1, "share of weights a task keeps"
-    ),
-    _choice("method", ("gradient", "snip", "magnitude", "random"), "how weights are scored for a task"),
-    _choice("init", ("he", "glorot", "authors"), "how a subnetwork's weights are drawn"),
-    _whole("epochs", 1, "the most passes over the training data"),
-    _choice("reads", ("none", "all"), "which earlier tasks' weights a later task may use"),
-    Parameter("learning_rate", float, "a number above 0", lambda value: value > 0, "step size of the optimizer"),
-    _whole("tasks", 1, "how many tasks share the network"),
-    _whole("limit", 0, "training examples a task uses; 0 takes all"),
-    Parameter("order", str, "a text that is not empty", lambda value: value != "", "the order in which tasks arrive"),
-)
-PARAMETERS: dict[str, Parameter] = {row.name: row for row in _ROWS}
-
-_KIND_NAMES = {int: "int", float: "float", str: "str", bool: "bool", list: "list", tuple: "tuple", dict: "dict"}
-_UNSET = object()
-
-
-def check(name: str, value: Any, default: Any = _UNSET) -> Any:
-    """Return ``value`` as the parameter's type (an int becomes a float where a float is meant).
-
-    ``default`` is the notebook's own: it gives the type of a parameter that has no row in `PARAMETERS`, and where it
-    is None, None is allowed.
-
-    Raises `ParameterError` naming the parameter, the value and what is allowed.
-    """
-    row = PARAMETERS.get(name)
-    if value is None and (default is None or (row is None and default is _UNSET)):
-        return None
-    if row is not None:
-        kind, allowed = row.kind, row.allowed
-    elif default is None or default is _UNSET:
-        kind, allowed = type(value), ""
-    else:
-        kind, allowed = type(default), "of type " + _KIND_NAMES.get(type(default), type(default).__name__)
-    if type(value) is int and kind is float:
-        value = _as_float(value)
-    if type(value) is not kind or (row is not None and not row.test(value)):
-        raise ParameterError(f"parameter {name} is {value!r}, but must be {allowed}")
-    if kind not in _KIND_NAMES or not _is_json(value):
-        raise ParameterError(f"parameter {name} is {value!r}, but must be a finite number, a text, or lists of them")
-    return value
-
-
-def _as_float(value: int) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
-def _is_json(value: Any) -> bool:
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
-        return False
-    return True
+from msnlib.files import PACKAGE
+from msnlib.lab.parameters import KIND_NAMES, PARAMETERS, ParameterError, check
+from msnlib.lab.records import digest
 
 
 @dataclass(frozen=True)
@@ -127,7 +30,7 @@ class Declared:
     @property
     def kind(self) -> type | None:
         """The type a value must have: the annotation's (``int | None`` is int), else that of the default."""
-        named = {name: kind for kind, name in _KIND_NAMES.items()}
+        named = {name: kind for kind, name in KIND_NAMES.items()}
         words = [word for word in re.findall(r"\w+", self.annotation) if word in named]
         if words:
             return named[words[0]]
@@ -174,7 +77,7 @@ class Declared:
 
     @property
     def _kind_name(self) -> str:
-        return _KIND_NAMES.get(self.kind, "a Python literal")
+        return KIND_NAMES.get(self.kind, "a Python literal")
 
 
 def read_notebook(path: Path) -> dict[str, Any]:
@@ -244,3 +147,52 @@ def declared(path: Path) -> dict[str, Declared]:
         comment = " ".join(comments[line] for line in lines if line in comments)
         found[name] = Declared(name, written, default, comment)
     return found
+
+
+def code_digest(path: Path) -> str:
+    """Return a hash of a notebook's code, its parameters aside."""
+    notebook = read_notebook(path)
+    parameters = parameter_cells(notebook)
+    return digest(
+        [source_of(cell) for cell in notebook["cells"] if cell["cell_type"] == "code" and cell not in parameters]
+    )
+
+
+def normalised(notebook: dict[str, Any], scratch: Path) -> dict[str, Any]:
+    """Return an executed notebook without what differs between two equal runs, or names a machine.
+
+    That is: papermill's times and paths, the random id of the cell it injects, which of a cell's standard output and
+    error came first, the path of the ``scratch`` folder, and in warnings the kernel's name for a cell's file and the
+    folder msnlib is installed in.
+    """
+    notebook["metadata"].pop("papermill", None)
+    for cell in notebook["cells"]:
+        cell["metadata"].pop("papermill", None)
+        if "injected-parameters" in cell["metadata"].get("tags", []):
+            cell["id"] = "injected-parameters"
+        if cell["cell_type"] == "code":
+            cell["outputs"] = _without_paths(_stdout_first(cell["outputs"]), scratch)
+    return notebook
+
+
+def _stdout_first(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return ``outputs`` with neighbouring streams in one order: the kernel sends each from a buffer of its own."""
+    ordered: list[dict[str, Any]] = []
+    for is_stream, group in itertools.groupby(outputs, lambda output: output["output_type"] == "stream"):
+        neighbours = list(group)
+        ordered += sorted(neighbours, key=lambda output: output["name"] != "stdout") if is_stream else neighbours
+    return ordered
+
+
+def _without_paths(content: Any, scratch: Path) -> Any:
+    if isinstance(content, list):
+        return [_without_paths(item, scratch) for item in content]
+    if isinstance(content, dict):
+        return {name: _without_paths(value, scratch) for name, value in content.items()}
+    if not isinstance(content, str):
+        return content
+    for path in sorted({str(scratch), str(scratch.resolve())}, key=len, reverse=True):
+        content = content.replace(path, "scratch")
+    content = content.replace(f"{PACKAGE}{os.sep}", f"{PACKAGE.name}/")  # a warning from msnlib names its file
+    # A pattern that starts with a fixed text: one that starts with any text takes minutes on a picture's base64.
+    return re.sub(re.escape(tempfile.gettempdir()) + r"/ipykernel_\d+/\d+\.py", "notebook-cell", content)

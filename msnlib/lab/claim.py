@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from msnlib.parameters import ParameterError
-from msnlib.published import published_table
-from msnlib.records import read_examples, read_records
-from msnlib.report import headline
-from msnlib.statistics import BOOTSTRAP_SEEDS, Margin, compare, intersection
+from msnlib.lab.parameters import ParameterError
+from msnlib.lab.published import published_table
+from msnlib.lab.records import read_examples, read_records
+from msnlib.lab.report import headline
+from msnlib.lab.statistics import BOOTSTRAP_SEEDS, Margin, compare, intersection
 
 CLAIM_COLUMNS = (
     *("experiment", "profile", "task", "metric", "seeds", "subnetwork", "control", "difference", "low", "high"),
@@ -58,11 +58,11 @@ def read_margins(path: Path | str) -> dict[str, Margin]:
 def claim_table(folder: Path | str, margins: Mapping[str, Margin], rule: str = "converged") -> pd.DataFrame:
     """Return one row per experiment of the paper and task: the comparison over all seeds that have both networks.
 
-    The runs are those of `msnlib.report.headline`, never ``quick``; of several runs of one seed one counts.
+    The runs are those of `msnlib.lab.report.headline`, never ``quick``; of several runs of one seed one counts.
     ``subnetwork`` and ``control`` are means of the metric; ``difference``, ``low``, ``high``, ``boot_low``,
     ``boot_high`` and ``margin`` are points of accuracy, or per cent of the control's squared error, positive is better
-    (`msnlib.statistics.Comparison`). The bootstrap is over those ``boot_seeds`` whose records hold the outcomes of the
-    test examples, if they are at least three.
+    (`msnlib.lab.statistics.Comparison`). The bootstrap is over those ``boot_seeds`` whose records hold the outcomes of
+    the test examples, if they are at least three.
 
     Args:
         folder: of records, as for `read_records`.

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from msnlib.files import write_json
-from msnlib.jobs import UsageError
-from msnlib.parameters import ParameterError, read_notebook
-from msnlib.records import digest
+from msnlib.files import UsageError, write_json
+from msnlib.lab.notebooks import read_notebook
+from msnlib.lab.parameters import ParameterError
+from msnlib.lab.records import digest
 
 CONFIG = """\
 # Read by `msn course`, and by nbgrader's own commands and pages when they are started in this folder.

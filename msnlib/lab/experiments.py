@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from msnlib.allocation import entries
-from msnlib.layers import owner_map, shared_tensors, tasks
+from msnlib.lab.published import published_value
+from msnlib.lab.records import Run, read_records
+from msnlib.lab.report import format_value
 from msnlib.networks import MultitaskNetwork
-from msnlib.published import published_value
-from msnlib.records import Run, read_records
-from msnlib.report import format_value
+from msnlib.subnetworks import owner_map, shared_tensors, tasks
 from msnlib.task import Task
 from msnlib.training import History, Stopping, fit_sequence, predict
 

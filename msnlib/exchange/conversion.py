@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from msnlib.layers import ByTask, SharedTensor, TaskCopies, check_name, linear
+from msnlib.layers import ByTask, SharedTensor, TaskCopies, linear
+from msnlib.subnetworks import check_name
 
 MASKED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
 

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from msnlib.parameters import ParameterError, check, declared, parameter_cells, read_notebook, source_of
-from msnlib.records import configuration_hash, digest, read_record
-
-
-class UsageError(ValueError):
-    """What was asked cannot be done; the message is one line."""
+from msnlib.files import UsageError
+from msnlib.lab.notebooks import code_digest, declared
+from msnlib.lab.parameters import ParameterError, check
+from msnlib.lab.records import configuration_hash, digest, read_record
 
 
 def find_notebooks(folder: Path) -> list[Path]:
@@ -85,7 +83,7 @@ class Job:
 
     @property
     def configuration_hash(self) -> str:
-        """`msnlib.records.configuration_hash` of the notebook's whole configuration."""
+        """`msnlib.lab.records.configuration_hash` of the notebook's whole configuration."""
         return configuration_hash(self.notebook.stem, self.configuration)
 
     @property
@@ -156,12 +154,3 @@ def plan(
             configuration = defaults | overrides | {"profile": profile, "seed": seed}
             jobs.append(Job(Path(notebook).resolve(), profile, seed, overrides, configuration, source, hashed))
     return jobs
-
-
-def code_digest(path: Path) -> str:
-    """Return a hash of a notebook's code, its parameters aside."""
-    notebook = read_notebook(path)
-    parameters = parameter_cells(notebook)
-    return digest(
-        [source_of(cell) for cell in notebook["cells"] if cell["cell_type"] == "code" and cell not in parameters]
-    )

@@ -10,12 +10,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
 
-from msnlib.jobs import UsageError, choose_notebooks, find_notebooks, parse_seeds, plan
-from msnlib.parameters import PROFILES, ParameterError, declared, read_notebook, source_of
-from msnlib.records import read_record
-from msnlib.runner import Outcome, run_jobs
-from msnlib.sweep import read_sweep, state
-from msnlib.verify import differences, repetition, surroundings
+from msnlib.command.jobs import choose_notebooks, find_notebooks, parse_seeds, plan
+from msnlib.command.process import Outcome
+from msnlib.command.runner import run_jobs
+from msnlib.command.sweep import read_sweep, state
+from msnlib.command.verify import differences, repetition, surroundings
+from msnlib.files import CHECKOUT, UsageError
+from msnlib.lab.notebooks import declared, read_notebook, source_of
+from msnlib.lab.parameters import PROFILES, ParameterError
+from msnlib.lab.records import read_record
 
 
 class _Parser(argparse.ArgumentParser):
@@ -103,7 +106,7 @@ def _notebooks_folder(given: Path | None) -> Path:
     if given is not None:
         return given
     here = Path("notebooks")
-    return here if here.is_dir() else Path(__file__).resolve().parent.parent / "notebooks"
+    return here if here.is_dir() else CHECKOUT / "notebooks"
 
 
 def _title(path: Path) -> str:
@@ -175,7 +178,7 @@ def _say_failures(failed: list[Outcome]) -> int:
 def _sweep(arguments: argparse.Namespace) -> int:
     jobs = read_sweep(arguments.file, _notebooks_folder(arguments.notebooks))
     if arguments.scheduler:
-        from msnlib.cluster import run_on_cluster
+        from msnlib.command.cluster import run_on_cluster
 
         outcomes = run_on_cluster(jobs, arguments.out, arguments.scheduler, timeout=arguments.timeout)
     else:
@@ -221,11 +224,13 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from msnlib.report import EmptyReport, publish, write_report
+    from msnlib.lab.report import EmptyReport, write_report
 
     try:
         print(write_report(arguments.out), end="")
         if getattr(arguments, "readme", None):
+            from msnlib.lab.publish import publish  # here, so that a table does not wait for figures
+
             publish(arguments.out, arguments.readme)
     except EmptyReport as error:
         print(f"msn: {error}", file=sys.stderr)
@@ -234,7 +239,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from msnlib.storage import inspect
+    from msnlib.exchange.storage import inspect
 
     try:
         held = inspect(arguments.file)
@@ -255,7 +260,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _course(arguments: argparse.Namespace) -> int:
-    from msnlib import course
+    from msnlib.command import course
 
     if arguments.step == "release":
         sources = _notebooks_folder(arguments.notebooks) / "assignments" / "source"

@@ -1,0 +1,1 @@
+"""Data: data sets as tasks (:mod:`msnlib.data.registry`), read from files (:mod:`msnlib.data.readers`)."""

@@ -1,0 +1,1 @@
+"""Exchange: how networks come in (conversion), are kept (storage) and leave (export, compaction)."""

@@ -1,0 +1,140 @@
+"""Figures of many runs' records, for README and site: they return a Figure, readable in greyscale."""
+
+from __future__ import annotations
+
+import math
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from msnlib.lab.plots import LINES, legend_of
+from msnlib.lab.published import published_table, published_value
+from msnlib.lab.report import format_difference, headline
+
+
+def results(records: pd.DataFrame) -> Figure:
+    """Every seed beside the published figure: a panel per published experiment and task, a row per arm.
+
+    Args:
+        records: as ``read_records`` gives them; of each experiment its largest profile is shown.
+    """
+    shown = headline(records)
+    arms = ["dedicated", "multitask", "dedicated, converged", "multitask, converged"]
+    shown = shown[shown["metric"].isin(["accuracy", "mse"]) & shown["arm"].isin(arms) & (shown["profile"] != "quick")]
+    shown = shown[shown["experiment"].isin(published_table()["id"])]
+    panels = list(shown.groupby(["experiment", "task", "metric"], sort=False))
+    columns = min(len(panels), 5)
+    lines = math.ceil(len(panels) / columns)
+    size = (2.6 * columns + 1.5, 2.0 * lines + 0.6)
+    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_visible(False)
+    for ax, ((experiment, task, metric), rows) in zip(axes.flat, panels, strict=False):
+        for place, arm in enumerate(arms):
+            values = rows.loc[rows["arm"] == arm, "value"]
+            ax.plot(values, [place] * len(values), "o", color="0.35", alpha=0.7, label="one seed")
+            published = published_value(experiment, task, arm, metric)
+            if published is not None:
+                ax.plot(published, place, "D", color="none", markeredgecolor="black", markersize=9, label="published")
+        profile = rows["profile"].iloc[0]
+        ax.set_title(f"{experiment}: {task}" + ("" if profile == "paper" else f" ({profile})"), fontsize=10)
+        ax.set_xlabel("accuracy in %" if metric == "accuracy" else "squared error", fontsize=9)
+        ax.tick_params(axis="x", labelsize=9)
+        ax.set_yticks(range(len(arms)), arms)
+        ax.set_ylim(len(arms) - 0.5, -0.5)
+        ax.margins(x=0.12)
+    handles, labels = legend_of(axes.flat)
+    figure.tight_layout(rect=(0, 0.3 / size[1], 1, 1))
+    figure.legend(handles, labels, loc="lower center", ncols=len(labels))
+    return figure
+
+
+def forest(table: pd.DataFrame) -> Figure:
+    """The claim's differences with their intervals, a row per experiment and task, in units of the row's margin.
+
+    A row is non-inferior (black dot) when its interval lies to the right of the line at -1, inferior (square) when it
+    lies to the left. What lies beyond four margins is an arrow at the edge.
+
+    Args:
+        table: as :func:`~msnlib.lab.claim.claim_table` gives it, with a row at least.
+    """
+    edge, places = 4.0, (1.03, 1.26, 1.56, 1.70)
+    shapes = {"non-inferior": ("o", "black"), "inconclusive": ("o", "white"), "inferior": ("s", "black")}
+    intervals = [
+        ("low", "high", 0.0, {"color": "black", "linewidth": 2, "label": "interval over seeds (paired t)"}),
+        ("boot_low", "boot_high", 0.28, {"color": "0.4", "linewidth": 1, "linestyle": "--",
+                                         "label": "bootstrap of seeds and examples"}),
+    ]  # fmt: skip
+    height = 0.3 * len(table) + 1.4
+    figure, ax = plt.subplots(figsize=(10, height))
+    figure.subplots_adjust(left=0.16, right=0.58, bottom=1 / height, top=1 - 0.4 / height)
+
+    def clipped(x: float) -> float:
+        return max(-edge, min(edge, x))
+
+    for y, row in enumerate(table.to_dict("records")):
+        for low, high, below, look in intervals:
+            span = [row[end] / row["margin"] for end in (low, high)]
+            if not math.isnan(span[0]):
+                ax.plot([clipped(x) for x in span], [y + below] * 2, **look, zorder=2)
+            for x in span:
+                if abs(x) > edge:
+                    ax.plot(clipped(x), y + below, "<" if x < 0 else ">", color=look["color"], markersize=6)
+        x, (marker, face) = row["difference"] / row["margin"], shapes[row["verdict"]]
+        marker = marker if abs(x) <= edge else "<" if x < 0 else ">"
+        ax.plot(clipped(x), y, marker, color="black", markerfacecolor=face, markersize=7, zorder=3)
+        difference, *ends = (format_difference(row["metric"], row[name]) for name in ("difference", "low", "high"))
+        unit = "points" if row["metric"] == "accuracy" else "%"
+        interval = " to ".join(ends) if ends[0] else "one seed"
+        texts = (f"{difference} {unit}", interval, f"{row['margin']:g}", row["verdict"])
+        for place, text in zip(places, texts, strict=True):
+            ax.text(place, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize=9)
+        if y and row["experiment"] != table["experiment"].iloc[y - 1]:
+            ax.axhline(y - 0.5, color="0.8", linewidth=0.8)
+    for place, text in zip(places, ("difference", "90 % interval", "margin", "verdict"), strict=True):
+        ax.text(place, -0.9, text, transform=ax.get_yaxis_transform(), va="center", fontsize=9, weight="bold")
+    ax.axvline(0, color="0.6", linewidth=1, zorder=1)
+    ax.axvline(-1, color="black", linewidth=1.2, linestyle=":", zorder=1)
+    ax.text(-1, -0.9, "-margin", ha="center", va="center", fontsize=9)
+    ax.set(xlim=(-edge - 0.3, edge + 0.3), ylim=(len(table) - 0.4, -0.5))
+    ax.set_xlabel("difference in margins: left worse, right better than a network alone", fontsize=9)
+    profiles = table["profile"].map(lambda profile: "" if profile == "paper" else f" ({profile})")
+    ax.set_yticks(range(len(table)), table["experiment"] + " " + table["task"] + profiles, fontsize=9)
+    ax.grid(False)
+    handles, labels = legend_of([ax])
+    if labels:
+        figure.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.16, 0), ncols=2, fontsize=9)
+    return figure
+
+
+def speed(records: pd.DataFrame) -> Figure:
+    """How many times as fast as T dense networks a training step of T tasks is: a panel per batch size, a line per arm.
+
+    Args:
+        records: as :func:`~msnlib.lab.records.read_records` gives them, with runs of notebook 80 among them.
+    """
+    shown = headline(
+        records[(records["experiment"] == "performance") & records["metric"].str.startswith("speedup_batch")]
+    )
+    shown = shown[~shown["arm"].str.contains(" to ")]
+    shown = shown.assign(count=shown["task"].str.extract(r"(\d+)", expand=False).astype(int))
+    means = shown.groupby(["metric", "arm", "count"], sort=False)["value"].mean().sort_index()
+    metrics = list(dict.fromkeys(shown["metric"]))
+    figure, axes = plt.subplots(1, len(metrics), figsize=(3.6 * len(metrics) + 1.4, 2.9), squeeze=False)
+    for ax, metric in zip(axes[0], metrics, strict=True):
+        for place, arm in enumerate(dict.fromkeys(shown["arm"])):
+            line = means[metric, arm]
+            ax.plot(
+                line.index, line, LINES[place % len(LINES)], marker="os^Dv"[place % 5], color=f"C{place}", label=arm
+            )
+        ax.axhline(1, color="black", linewidth=1)
+        ax.set(title=f"batch {metric.rsplit('_', 1)[1]}", xlabel="tasks", ylabel="times as fast as dense networks")
+        ax.set(xscale="log", yscale="log")
+        for axis, ticks in ((ax.xaxis, sorted(set(shown["count"]))), (ax.yaxis, (0.25, 0.5, 1, 2, 4, 8))):
+            axis.set_major_locator(plt.FixedLocator(ticks))
+            axis.set_minor_locator(plt.NullLocator())
+            axis.set_major_formatter("{x:g}")
+    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.tight_layout()
+    return figure

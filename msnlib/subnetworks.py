@@ -1,0 +1,199 @@
+"""Subnetworks of a whole network: whose turn it is, who owns what, what a task trains, and how a task leaves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from msnlib.layers import ByTask, PerTask, SharedTensor, TaskCopies
+
+
+@contextmanager
+def using(net: nn.Module, task: str) -> Iterator[nn.Module]:
+    """Run one task's subnetwork of any module inside the ``with`` block.
+
+    Raises:
+        ValueError: the network holds no such task.
+    """
+    found = switches(net)
+    if not any(isinstance(switch, SharedTensor) and task in switch for switch in found):
+        check_known(net, task)
+    with activated(found, task):
+        yield net
+
+
+def sparse_products(net: nn.Module, below: float = 0.125) -> None:
+    """Let linear layers multiply a task's own weights alone where their density is under ``below``; 0 switches it off.
+
+    Otherwise a layer puts a task's weights into a dense matrix that is mostly zeros. Leaving those out is faster on a
+    CPU where layers are large and densities small, in training and in prediction (notebook 80). Results are the same up
+    to rounding, isolation holds bit for bit, and training holds about as many bytes as before. Tasks may be allocated
+    before or after.
+
+    A layer keeps the zeros, whatever is set, on any device but a CPU with MKL, in half precision, under autocast and
+    ``torch.compile``, for whole units, and for a task that reads others.
+
+    Raises:
+        ValueError: ``below`` is no density.
+    """
+    if not 0 <= below <= 1:
+        raise ValueError(f"below is {below!r}, but must be from 0 to 1")
+    for tensor in shared_tensors(net).values():
+        tensor.sparse_below = below
+        for own in tensor.values():
+            own.expand()
+
+
+def switches(net: nn.Module) -> list[ByTask]:
+    """Everything in the network that depends on the task."""
+    return [module for module in net.modules() if isinstance(module, ByTask)]
+
+
+@contextmanager
+def activated(found: list[ByTask], task: str) -> Iterator[None]:
+    """Let these switches stand at the task inside the block: :func:`using` for who has found them already."""
+    before = [switch.active for switch in found]
+    for switch in found:
+        switch.__dict__["active"] = task  # past nn.Module's __setattr__, which every training step would pay for
+    try:
+        yield
+    finally:
+        for switch, active in zip(found, before, strict=True):
+            switch.__dict__["active"] = active
+
+
+def shared_tensors(net: nn.Module, task: str | None = None) -> dict[str, SharedTensor]:
+    """Name of parameter -> shared tensor, in the module's order; only those ``task`` can reach, if one is named."""
+    return {name: module for name, module, _ in walk(net, task) if isinstance(module, SharedTensor)}
+
+
+def tasks(net: nn.Module) -> list[str]:
+    """The tasks a network holds, in the order in which they were allocated."""
+    order = {task: sub.order for tensor in shared_tensors(net).values() for task, sub in tensor.items()}
+    return sorted(order, key=order.__getitem__)
+
+
+def task_parameters(net: nn.Module, task: str) -> list[nn.Parameter]:
+    """What this task trains, and nothing else: the values it owns and the parameters of its own stem and head.
+
+    Give these, not ``net.parameters()``, to an optimizer: one that holds other tasks' values moves them once their
+    gradients are zeros instead of None. Allocating, pruning and loading make new parameters: make it after those.
+
+    Raises:
+        ValueError: the network holds no such task.
+        FrozenTaskError: a later task reads this one's entries, so training it would move that task.
+    """
+    check_known(net, task)
+    check_not_read(net, task, "trained")
+    found: list[nn.Parameter] = []
+    for _, module, private in walk(net, task):
+        if isinstance(module, SharedTensor):
+            found += [module[task].values] if task in module else []
+        elif private:
+            found.extend(module.parameters(recurse=False))
+    return list(dict.fromkeys(found))  # tied ones once
+
+
+def task_buffers(net: nn.Module, task: str) -> list[Tensor]:
+    """Buffers of modules that are this task's alone, say its batch statistics."""
+    return [buffer for _, module, private in walk(net, task) if private for buffer in module.buffers(recurse=False)]
+
+
+def owner_map(net: nn.Module) -> dict[str, Tensor]:
+    """Name of parameter -> int64 tensor of its shape: 0 is free, k belongs to the k-th of :func:`tasks`.
+
+    Where ``legacy_percentile`` made subnetworks overlap, the latest owner is shown.
+    """
+    number = {task: k for k, task in enumerate(tasks(net), start=1)}
+    maps = {}
+    for name, tensor in shared_tensors(net).items():
+        flat = torch.zeros(tensor.numel(), dtype=torch.int64, device=tensor.like.device)
+        for task in sorted(tensor, key=number.__getitem__):
+            flat[tensor[task].positions] = number[task]
+        maps[name] = flat.view(tensor.shape)
+    return maps
+
+
+def release(net: nn.Module, task: str) -> None:
+    """Forget a task: its entries are free again, every other task is untouched bit for bit.
+
+    Stems and heads that a network declares for the task stay declared, so it can be allocated anew.
+
+    Raises:
+        ValueError: the network holds no such task.
+        FrozenTaskError: a later task reads this one's entries.
+    """
+    check_known(net, task)
+    check_not_read(net, task, "released")
+    discard(net, task)
+
+
+def discard(net: nn.Module, task: str) -> None:
+    """Take the task's entries out of every tensor, and its copies of what is not shared, unchecked."""
+    for module in net.modules():
+        if isinstance(module, SharedTensor | TaskCopies) and task in module:
+            del module[task]
+
+
+class FrozenTaskError(RuntimeError):
+    """A task that others read was to be trained or released."""
+
+
+def check_known(net: nn.Module, task: str) -> None:
+    """Raise ValueError unless the network holds the task."""
+    known = tasks(net)
+    if task not in known:
+        raise ValueError(f"no task {task!r} in this network; it holds: {', '.join(known) or 'none'}")
+
+
+def check_not_read(net: nn.Module, task: str, verb: str) -> None:
+    """Raise FrozenTaskError if another task uses this one's entries."""
+    for tensor in shared_tensors(net).values():
+        for reader in tensor:
+            if task in tensor and task in tensor.read_by(reader):
+                raise FrozenTaskError(f"task {task!r} cannot be {verb}: task {reader!r} reads its entries")
+
+
+_RESERVED = frozenset(dir(SharedTensor((1,)))) | frozenset(dir(PerTask()))
+
+
+def check_name(task: str) -> None:
+    """Raise ValueError unless the string can name a task: letters, digits, _ and -, and no attribute of a module."""
+    if not isinstance(task, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", task):
+        raise ValueError(f"task name {task!r} must be one or more letters, digits, '_' or '-'")
+    if task in _RESERVED:
+        raise ValueError(f"task name {task!r} is taken by an attribute of torch modules; choose another")
+
+
+def walk(
+    net: nn.Module, task: str | None, name: str = "", private: bool = False, seen: set[int] | None = None
+) -> Iterator[tuple[str, nn.Module, bool]]:
+    """Modules (name, module, belongs to one task alone), each once; with a task, without other tasks' branches."""
+    seen = set() if seen is None else seen
+    if id(net) in seen:
+        return
+    seen.add(id(net))
+    yield name, net, private
+    if isinstance(net, SharedTensor):
+        return
+    owned = isinstance(net, PerTask)
+    for child_name, child in net.named_children():
+        if not owned or task is None or child_name == task:
+            path = f"{name}.{child_name}" if name else child_name
+            yield from walk(child, task, path, private or owned, seen)
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; afterwards every module is in the mode it was in."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
