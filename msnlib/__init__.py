@@ -11,7 +11,7 @@ __version__ = "0.2.0"
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "allocation": ["CapacityError", "DeadOutputWarning", "OverlapWarning", "allocate", "entries", "prune", "top"],
+        "allocation": ["DeadOutputWarning", "OverlapWarning", "allocate", "prune"],
         "data.readers": ["DataError"],
         "data.registry": ["datasets", "load_task"],
         "exchange.conversion": ["convert"],
@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "exchange.storage": ["inspect", "load", "save"],
         "layers": ["MaskedConv2d", "MaskedLinear", "PerTask"],
         "networks": ["MultitaskNetwork", "conv_network", "dense_network"],
+        "selection": ["RULES", "CapacityError", "Kept", "Offer", "Rule", "entries", "erk", "top"],
         "seeding": ["seed_everything", "stream"],
         "subnetworks": [
             *("FrozenTaskError", "owner_map", "release", "shared_tensors", "sparse_products", "task_parameters"),

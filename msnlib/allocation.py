@@ -1,24 +1,19 @@
-"""Allocation: which free entries become a task's subnetwork, and what they start from.
-
-The paper (Renn et al. 2022, arXiv 2207.08821; released as ``mann.utils.mask_model``) scores every weight for every
-task and keeps those above a percentile, tensor by tensor. Here the number of entries is fixed first and exactly that
-many are taken, so ties cannot change a count and a full tensor is an error, not a dense subnetwork.
-"""
+"""Allocation: which free entries become a task's subnetwork, and what they start from."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
-from numbers import Real
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from msnlib.layers import ByTask, PerTask, SharedTensor, TaskCopies
 from msnlib.seeding import stream
+from msnlib.selection import CapacityError, Choose, Density, Kept, Offer, Rule, as_rule, budget
 from msnlib.subnetworks import (
     check_known,
     check_name,
@@ -34,51 +29,31 @@ from msnlib.subnetworks import (
 METHODS = ("gradient", "snip", "magnitude", "random")
 INITS = ("he", "glorot", "authors")
 READS = ("none", "all")
-GRANULARITIES = ("weight", "unit")
-FAN_INS = ("free", "constant")
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
-Layer = tuple[str, SharedTensor, SharedTensor | None]
-
-
-class CapacityError(RuntimeError):
-    """A tensor has fewer entries, or whole units, to give than were asked for.
-
-    Attributes:
-        layer: name of the tensor, as in :func:`~msnlib.owner_map`.
-        asked, free, total: numbers of entries or units.
-    """
-
-    def __init__(self, layer: str, asked: int, free: int, total: int, what: str = "entries"):
-        super().__init__(f"{layer}: asked for {asked} {what}, only {free} of {total} are free")
-        self.layer, self.asked, self.free, self.total, self.what = layer, asked, free, total, what
-
-    def __reduce__(self):
-        return type(self), (self.layer, self.asked, self.free, self.total, self.what)
+Tensors = Mapping[str, SharedTensor]
 
 
 class DeadOutputWarning(UserWarning):
-    """Allocation left an output of a network's head without any weight: it cannot depend on the input."""
+    """An output of a network's head is left without any weight: it cannot depend on the input."""
 
 
 class OverlapWarning(UserWarning):
-    """The released percentile rule gave a task entries that other tasks own."""
+    """A rule gave a task entries that other tasks own."""
 
 
 def allocate(
     net: nn.Module,
     task: str,
-    density: float | Literal["free"],
+    density: Density | Literal["free"],
     method: str = "gradient",
     batches: Batches | None = None,
     loss: Loss | None = None,
     reads: str = "none",
     init: str = "he",
     seed: int | None = None,
-    legacy_percentile: bool = False,
-    granularity: str = "weight",
-    fan_in: str = "free",
+    rule: str | Rule | Choose = "largest",
 ) -> None:
     """Give a new task its subnetwork: the most salient free entries of every masked tensor.
 
@@ -90,8 +65,9 @@ def allocate(
     Args:
         net: any module with masked layers.
         task: its name; stems and heads for it must be declared already where the network has some.
-        density: share of entries to keep, 0 < density <= 1; ``"free"`` takes every free entry, to be
-            trained and then cut by :func:`prune`.
+        density: share of entries to keep, 0 < density <= 1: one for all tensors, one for each by name (say of
+            :func:`~msnlib.erk`), or a function of name and shape. ``"free"`` takes every free entry, to be trained and
+            then cut by :func:`prune`.
         method: the saliency. ``"gradient"``: abs(dL/dw), the paper's. ``"snip"``: abs(w dL/dw) (Lee et al. 2019).
             ``"magnitude"``: abs(w), on untrained ``"he"`` values a random choice: use ``density="free"``, train and
             :func:`prune`. ``"random"``: uniform.
@@ -103,16 +79,11 @@ def allocate(
             unit *keeps*, and a builder's heads start near zero. ``"glorot"``: uniform, the authors' dedicated
             networks. ``"authors"``: N(0, 0.05), their masked layers. Biases start at 0.
         seed: of initial values and random scores; None takes the run's (:func:`~msnlib.seed_everything`).
-        legacy_percentile: keep ``score >= percentile`` as released, bug for bug: entries owned once before count
-            as score 0, and when the percentile is 0 the task gets *every* entry, other tasks' too.
-        granularity: ``"weight"``, the paper's: single entries, scattered. ``"unit"``: whole units (channels of a
-            convolution), ``density`` the share of each hidden layer's units; a unit's score is the sum of its entries'.
-            Between two hidden layers the task then owns density squared of the weights, and its subnetwork is a smaller
-            *dense* network and runs as one. For networks of msnlib's builders.
-        fan_in: ``"free"``, the paper's: the best entries of a tensor wherever they stand, so that some units keep many
-            inputs and others none. ``"constant"``: every unit (channel) keeps its own best inputs, as many as any
-            other up to one; who has fewer free ones leaves the rest to the others (constant fan-in: Lasby et al. 2023,
-            arXiv 2305.02299). The number of entries is the same, and no unit is left without inputs that need not be.
+        rule: which of the scored entries are kept: a name from :data:`~msnlib.selection.RULES` or a function of your
+            own, from offers by name to what is kept by name (:class:`~msnlib.selection.Offer`). ``"largest"``: the
+            paper's. ``"even_outputs"``: the same, but no output of a head starves. ``"constant_fan_in"``: every unit
+            keeps as many inputs as any other. ``"whole_units"``: a smaller dense network, in msnlib's builders.
+            ``"released_percentile"``: as released, bug for bug.
 
     Raises:
         CapacityError: a tensor has too few free entries or units.
@@ -122,68 +93,35 @@ def allocate(
 
     Warns:
         DeadOutputWarning: a head's output got no weight.
-        OverlapWarning: ``legacy_percentile`` gave entries away twice.
+        OverlapWarning: the rule gave entries away twice.
     """
-    check_name(task)
-    if task in tasks(net):
-        raise ValueError(f"task {task!r} is allocated already; release it first")
-    _check_choice("reads", reads, READS)
-    _check_choice("init", init, INITS)
-    _check_choice("granularity", granularity, GRANULARITIES)
-    _check_choice("fan_in", fan_in, FAN_INS)
-    if (legacy_percentile or granularity == "unit") and (reads != "none" or density == "free"):
-        rule = "legacy_percentile" if legacy_percentile else "granularity='unit'"
-        raise ValueError(f"{rule} goes with reads='none' and a number as density")
-    if legacy_percentile and granularity == "unit":
-        raise ValueError("legacy_percentile goes with granularity='weight'")
-    if fan_in == "constant" and (legacy_percentile or granularity == "unit" or density == "free"):
-        raise ValueError("fan_in='constant' goes with granularity='weight', exact counts and a number as density")
-    if density == "free":
-        _check_choice("method", method, METHODS)
-    else:
-        check_density(density)
-        _check_saliency(method, batches, loss)
-    _check_isolated(net)
-    _check_declared(net, task)
+    rule = as_rule(rule)
+    _check_task(net, task, reads, init, rule)
     tensors = shared_tensors(net, task)
     if not tensors:
         raise ValueError("the network has no masked layers to allocate from")
-    layers = chain(net, task) if granularity == "unit" else []
-    if granularity == "weight" and not legacy_percentile:
-        _check_capacity(tensors, density)
-
-    order = 1 + max((sub.order for tensor in shared_tensors(net).values() for sub in tensor.values()), default=0)
+    if density == "free":
+        _check_choice("method", method, METHODS)
+        _check_free(tensors, rule)
+        densities = {}
+    else:
+        densities = budget(density, {name: tensor.shape for name, tensor in tensors.items()})
+        _check_saliency(method, batches, loss)
+        if rule.in_a_row:  # what such a rule can give depends on the scores: one layer's choice bounds the next
+            check_in_a_row(net, task, rule)
+        else:  # on zero scores: what cannot be given is refused before anything changes
+            _choose(rule, tensors, densities)
     before = {name: tensor.owners() for name, tensor in tensors.items()}
-    try:
-        for module in net.modules():
-            if isinstance(module, TaskCopies):
-                module.declare(task)
-        for name, tensor in tensors.items():
-            start = torch.arange(tensor.numel(), device=tensor.like.device) if legacy_percentile else tensor.free()
-            tensor.own(task, start, torch.zeros(len(start)), order, reads == "all")
-            _initialise(tensor, task, init, stream("scored values", task, name, seed=seed))
+    with _undone(net, task):
+        _own_all(net, task, tensors, reads, init, seed, taken=rule.taken)
         if density == "free":
             return
-        scores = _scores(net, task, tensors, method, batches, loss, seed)
-        if granularity == "unit":
-            _keep_units(layers, task, scores, density)
+        kept = _choose(rule, tensors, densities, task, before, _scores(net, task, tensors, method, batches, loss, seed))
         for name, tensor in tensors.items():
-            if legacy_percentile:
-                _keep(tensor, task, _at_percentile(scores[name], before[name], density))
-            elif granularity == "weight":
-                units = tensor.unit_of(tensor[task].positions) if fan_in == "constant" else None
-                _keep(tensor, task, top(scores[name], entries(tensor.numel(), density), units))
+            _keep(tensor, task, kept[name])
             if init == "he":
                 _initialise(tensor, task, init, stream("initial values", task, name, seed=seed))
-    except BaseException:
-        discard(net, task)
-        raise
-    for name, tensor in tensors.items():
-        if tensor.is_output and len(tensor.shape) > 1:
-            dead = (tensor.used_per_unit(task) == 0).nonzero().squeeze(1).tolist()
-            if dead:
-                message = f"{name}: outputs {dead} of task {task!r} got no entries"
-                warnings.warn(message, DeadOutputWarning, stacklevel=2)
+    _warn_dead(tensors, task)
     overlap = [name for name, tensor in tensors.items() if (before[name][tensor[task].positions] > 0).any()]
     if overlap:
         warnings.warn(
@@ -196,129 +134,117 @@ def allocate(
 def prune(
     net: nn.Module,
     task: str,
-    density: float,
+    density: Density,
     method: str = "magnitude",
     batches: Batches | None = None,
     loss: Loss | None = None,
     seed: int | None = None,
+    rule: str | Rule | Choose = "largest",
 ) -> None:
     """Cut a task down to its most salient entries; the rest is free again, kept values stay as they are.
 
     With ``allocate(..., density="free")`` before it this is the train, prune, retrain cycle of the paper's
-    magnitude method and of PackNet. Of a tensor with n entries, ``max(1, round(density * n))`` are kept. Arguments
-    and errors as in :func:`allocate`; CapacityError when the task owns fewer; FrozenTaskError when others read it.
+    magnitude method and of PackNet. Of a tensor with n entries, ``max(1, round(density * n))`` are kept. Arguments,
+    errors and warnings as in :func:`allocate`; CapacityError when the task owns fewer; FrozenTaskError when others
+    read it.
     """
+    rule = as_rule(rule)
     check_known(net, task)
     check_not_read(net, task, "pruned")
-    check_density(density)
     _check_saliency(method, batches, loss)
     tensors = {name: tensor for name, tensor in shared_tensors(net, task).items() if task in tensor}
     if any(tensor[task].units for tensor in tensors.values()):
         raise ValueError(f"task {task!r} owns whole units and cannot be cut to single entries; release and allocate it")
+    if rule.taken or (not rule.reads and any(tensor[task].reads for tensor in tensors.values())):
+        raise ValueError(f"rule {rule.name!r} is for allocate, and a task that reads no other")
+    if rule.in_a_row:
+        check_in_a_row(net, task, rule)
+    densities = budget(density, {name: tensor.shape for name, tensor in tensors.items()})
+    kept = _choose(rule, tensors, densities, task, None, _scores(net, task, tensors, method, batches, loss, seed))
     for name, tensor in tensors.items():
-        asked, owned = entries(tensor.numel(), density), len(tensor[task].positions)
-        if asked > owned:
-            raise CapacityError(name, asked, owned, tensor.numel())
-    scores = _scores(net, task, tensors, method, batches, loss, seed)
-    for name, tensor in tensors.items():
-        _keep(tensor, task, top(scores[name], entries(tensor.numel(), density)))
+        _keep(tensor, task, kept[name])
+    _warn_dead(tensors, task)
 
 
-def entries(numel: int, density: float) -> int:
-    """How many entries a density means: ``max(1, round(density * numel))``."""
-    return max(1, round(density * numel))
+def _choose(
+    rule: Rule,
+    tensors: Tensors,
+    densities: Mapping[str, float],
+    task: str | None = None,
+    owners: Mapping[str, Tensor] | None = None,
+    scores: Mapping[str, Tensor] | None = None,
+) -> dict[str, Kept]:
+    """What a rule keeps of the entries that the task holds, or of those on offer to a new one; checked.
 
-
-def top(scores: Tensor, count: int, groups: Tensor | None = None) -> Tensor:
-    """Indices of the ``count`` largest scores, ascending; of equal scores the lower index is taken.
-
-    With ``groups``, (n,) int64 from 0, the largest of every group come first, then the second of every group, and so
-    on: all groups give the same number up to one, as far as they have so many.
-
-    Shape: scores (n,) -> (count,) int64.
-    """
-    best = scores.sort(descending=True, stable=True).indices
-    if groups is not None:
-        group, place = groups[best].sort(stable=True)
-        sizes = torch.bincount(group)
-        rank = torch.empty_like(place)
-        rank[place] = torch.arange(len(group), device=group.device) - (sizes.cumsum(0) - sizes)[group]
-        best = best[rank.sort(stable=True).indices]
-    return best[:count].sort().values
-
-
-def check_density(density: float) -> None:
-    """Raise ValueError unless 0 < density <= 1."""
-    if isinstance(density, bool) or not isinstance(density, Real) or not 0 < density <= 1:
-        raise ValueError(f"density {density!r} must be in 0 < density <= 1 (the share of weights a task keeps)")
-
-
-def _at_percentile(scores: Tensor, owned: Tensor, density: float) -> Tensor:
-    """Indices the released rule keeps. ``owned == 1``, not ``>= 1``, is the release's own test."""
-    scores = scores.masked_fill(owned == 1, 0).cpu().numpy()
-    kept = scores >= np.percentile(scores, round(100 * (1 - density), 9))
-    return torch.from_numpy(kept.nonzero()[0]).to(owned.device)
-
-
-def _keep_units(layers: list[Layer], task: str, scores: dict[str, Tensor], density: float) -> None:
-    """Leave the task whole units of every layer (all of its head), with their inputs from its units before."""
-    before: Tensor | None = None
-    for name, weight, bias in layers:
-        units, inputs, *kernel = weight.shape
-        fan = inputs * math.prod(kernel)
-        if before is None:
-            columns = torch.arange(fan, device=weight.like.device)
-        else:  # one of the layer before feeds as many inputs as it has kernel entries here, or places behind a Flatten
-            width = fan // before.numel()
-            columns = (before.nonzero() * width + torch.arange(width, device=before.device)).flatten()
-        free, score = (torch.zeros(weight.numel(), device=weight.like.device) for _ in range(2))
-        free[weight[task].positions] = 1
-        score[weight[task].positions] = scores[f"{name}.weight"].to(score)
-        free, score = free.view(units, fan)[:, columns].all(1), score.view(units, fan)[:, columns].sum(1)
-        if bias is not None:
-            unused = torch.zeros(units, dtype=torch.bool, device=free.device)
-            unused[bias[task].positions] = True
-            free &= unused
-            score[bias[task].positions] += scores[f"{name}.bias"].to(score)
-        asked = units if weight.is_output else entries(units, density)
-        if asked > int(free.sum()):
-            raise CapacityError(f"{name}.weight", asked, int(free.sum()), units, "units")
-        chosen = top(score.masked_fill(~free, -1), asked)
-        block = (chosen[:, None] * fan + columns).flatten()
-        _keep(weight, task, torch.searchsorted(weight[task].positions, block), asked)
-        if bias is not None:
-            _keep(bias, task, torch.searchsorted(bias[task].positions, chosen), asked)
-        before = torch.zeros(units, dtype=torch.bool, device=free.device).index_fill_(0, chosen, True)
-
-
-def chain(net: nn.Module, task: str) -> list[Layer]:
-    """The masked layers that the task passes, in order: (name, weight, bias); the last is its head.
+    Args:
+        rule, tensors: the rule, and the tensors by name.
+        densities: name -> density.
+        task: who holds the entries on offer; None offers those that a new task could have.
+        owners: name -> how many *other* tasks own each entry; None counts now.
+        scores: name -> (k,) of the entries on offer; None are zeros.
 
     Raises:
-        ValueError: not a network of msnlib's builders, in which each layer takes what the one before it gives.
+        CapacityError: as the rule says.
+        ValueError: the rule did not keep some of the entries on offer in every tensor.
     """
-    refusal = "granularity='unit' is for networks of msnlib's builders, layers in a row: "
-    if not (isinstance(getattr(net, "trunk", None), nn.Sequential) and hasattr(net, "heads")):
-        raise ValueError(f"{refusal}not {type(net).__name__}")
-    found: list[Layer] = []
-    width = None
-    for name, module, _ in walk(net, task):
-        weight = getattr(module, "weight", None)
-        if not isinstance(weight, SharedTensor):
-            continue
-        if getattr(module, "groups", 1) != 1 or (width is not None and weight.shape[1] % width):
-            raise ValueError(f"{refusal}{name} does not take the {width} units before it")
-        found.append((name, weight, module.bias))
-        width = weight.shape[0]
-    if not found or not found[-1][1].is_output:
-        raise ValueError(f"{refusal}task {task!r} has no masked head")
-    return found
+    offers = {}
+    for name, tensor in tensors.items():
+        if task is not None:
+            positions = tensor[task].positions
+        else:
+            positions = torch.arange(tensor.numel(), device=tensor.like.device) if rule.taken else tensor.free()
+        score = positions.new_zeros(len(positions), dtype=tensor.like.dtype) if scores is None else scores[name]
+        count = tensor.owners() if owners is None else owners[name]
+        offers[name] = Offer(name, tuple(tensor.shape), densities[name], positions, score, count, tensor.is_output)
+    kept = {name: Kept(*one) if isinstance(one, tuple) else Kept(one) for name, one in rule.choose(offers).items()}
+    for name, offer in offers.items():
+        if name not in kept or not _on_offer(kept[name].positions, offer.positions):
+            raise ValueError(f"rule {rule.name!r} must keep some of the entries on offer in {name}, ascending, int64")
+    return kept
 
 
-def _keep(tensor: SharedTensor, task: str, index: Tensor, units: int = 0) -> None:
-    """Leave the task only these of its entries (indices into its positions, ascending), whole units if so many."""
+def _on_offer(kept: object, positions: Tensor) -> bool:
+    if not isinstance(kept, Tensor) or kept.dtype != torch.int64 or kept.dim() != 1 or not len(kept):
+        return False
+    return bool((kept.diff() > 0).all()) and bool(torch.isin(kept, positions).all())
+
+
+def _own_all(net: nn.Module, task: str, tensors: Tensors, reads: str, init: str, seed: int | None, taken: bool) -> None:
+    """Make the task the owner of everything on offer to it, at the values that are to be scored."""
+    order = 1 + max((sub.order for tensor in shared_tensors(net).values() for sub in tensor.values()), default=0)
+    for module in net.modules():
+        if isinstance(module, TaskCopies):
+            module.declare(task)
+    for name, tensor in tensors.items():
+        start = torch.arange(tensor.numel(), device=tensor.like.device) if taken else tensor.free()
+        tensor.own(task, start, torch.zeros(len(start)), order, reads == "all")
+        _initialise(tensor, task, init, stream("scored values", task, name, seed=seed))
+
+
+@contextmanager
+def _undone(net: nn.Module, task: str) -> Iterator[None]:
+    """After an error inside the block the network does not hold the task."""
+    try:
+        yield
+    except BaseException:
+        discard(net, task)
+        raise
+
+
+def _keep(tensor: SharedTensor, task: str, kept: Kept) -> None:
+    """Leave the task only these of its entries, with the values they have."""
     sub = tensor[task]
-    tensor.own(task, sub.positions[index], sub.values.detach()[index], sub.order, sub.reads, units)
+    index = torch.searchsorted(sub.positions, kept.positions)
+    tensor.own(task, kept.positions, sub.values.detach()[index], sub.order, sub.reads, kept.units)
+
+
+def _warn_dead(tensors: Tensors, task: str) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_output and len(tensor.shape) > 1:
+            dead = (tensor.used_per_unit(task) == 0).nonzero().squeeze(1).tolist()
+            if dead:
+                message = f"{name}: outputs {dead} of task {task!r} got no entries"
+                warnings.warn(message, DeadOutputWarning, stacklevel=3)
 
 
 def _initialise(tensor: SharedTensor, task: str, init: str, generator: torch.Generator) -> None:
@@ -347,7 +273,7 @@ def _initialise(tensor: SharedTensor, task: str, init: str, generator: torch.Gen
 def _scores(
     net: nn.Module,
     task: str,
-    tensors: dict[str, SharedTensor],
+    tensors: Tensors,
     method: str,
     batches: Batches | None,
     loss: Loss | None,
@@ -399,12 +325,46 @@ def _check_saliency(method: str, batches: Batches | None, loss: Loss | None) -> 
         raise ValueError(f"method {method!r} needs batches= (pairs x, y) and loss= (of prediction and y)")
 
 
-def _check_capacity(tensors: dict[str, SharedTensor], density: float | str) -> None:
+def _check_free(tensors: Tensors, rule: Rule) -> None:
+    if rule != as_rule("largest"):
+        raise ValueError(f"density='free' takes every free entry; give rule {rule.name!r} to prune")
     for name, tensor in tensors.items():
-        free = len(tensor.free())
-        asked = 1 if density == "free" else entries(tensor.numel(), density)
-        if asked > free:
-            raise CapacityError(name, asked, free, tensor.numel())
+        if not len(tensor.free()):
+            raise CapacityError(name, 1, 0, tensor.numel())
+
+
+def _check_task(net: nn.Module, task: str, reads: str, init: str, rule: Rule) -> None:
+    """Refuse a task that cannot join the network so."""
+    check_name(task)
+    if task in tasks(net):
+        raise ValueError(f"task {task!r} is allocated already; release it first")
+    _check_choice("reads", reads, READS)
+    _check_choice("init", init, INITS)
+    if reads != "none" and not rule.reads:
+        raise ValueError(f"rule {rule.name!r} goes with reads='none'")
+    _check_isolated(net)
+    _check_declared(net, task)
+
+
+def check_in_a_row(net: nn.Module, task: str, rule: Rule) -> None:
+    """Refuse a network in which not every layer takes what the one before it gives.
+
+    Raises:
+        ValueError: not a network of msnlib's builders.
+    """
+    refusal = f"rule {rule.name!r} is for networks of msnlib's builders, layers in a row: "
+    if not (isinstance(getattr(net, "trunk", None), nn.Sequential) and hasattr(net, "heads")):
+        raise ValueError(f"{refusal}not {type(net).__name__}")
+    width, is_output = None, False
+    for name, module, _ in walk(net, task):
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, SharedTensor):
+            continue
+        if getattr(module, "groups", 1) != 1 or (width is not None and weight.shape[1] % width):
+            raise ValueError(f"{refusal}{name} does not take the {width} units before it")
+        width, is_output = weight.shape[0], weight.is_output
+    if not is_output:
+        raise ValueError(f"{refusal}task {task!r} has no masked head")
 
 
 def _check_declared(net: nn.Module, task: str) -> None:

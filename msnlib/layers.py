@@ -182,7 +182,7 @@ class SharedTensor(ByTask):
         return sorted(earlier, key=lambda name: self[name].order)
 
     def owners(self) -> Tensor:
-        """(numel,) int64: how many tasks own each entry; 0 or 1 except after ``legacy_percentile``."""
+        """(numel,) int64: how many tasks own each entry; 0 or 1 except after the rule ``released_percentile``."""
         count = torch.zeros(self.numel(), dtype=torch.int64, device=self.like.device)
         for sub in self.values():
             count[sub.positions] += 1

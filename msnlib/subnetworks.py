@@ -106,7 +106,7 @@ def task_buffers(net: nn.Module, task: str) -> list[Tensor]:
 def owner_map(net: nn.Module) -> dict[str, Tensor]:
     """Name of parameter -> int64 tensor of its shape: 0 is free, k belongs to the k-th of :func:`tasks`.
 
-    Where ``legacy_percentile`` made subnetworks overlap, the latest owner is shown.
+    Where ``released_percentile`` made subnetworks overlap, the latest owner is shown.
     """
     number = {task: k for k, task in enumerate(tasks(net), start=1)}
     maps = {}

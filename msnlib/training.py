@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from msnlib.allocation import allocate
 from msnlib.seeding import stream
+from msnlib.selection import Choose, Density, Rule
 from msnlib.subnetworks import activated, check_known, evaluating, switches, task_buffers, task_parameters, using
 from msnlib.task import Task
 
@@ -296,14 +297,13 @@ class SequenceHistory:
 def fit_sequence(
     net: nn.Module,
     tasks: Sequence[Task | Sequence[Task]],
-    density: float,
+    density: Density,
     method: str = "gradient",
     reads: str = "none",
     init: str = "he",
     sample: int | None = None,
     seed: int | None = None,
-    granularity: str = "weight",
-    fan_in: str = "free",
+    rule: str | Rule | Choose = "largest",
     **fitting: Any,
 ) -> SequenceHistory:
     """Learn tasks one after another: each phase's tasks are allocated when their turn comes, then trained in parallel.
@@ -313,7 +313,7 @@ def fit_sequence(
     Args:
         net: holds none of the tasks yet; stems and heads of a task it does not declare are added in its phase.
         tasks: the phases in order; a phase is one task or several that are trained in parallel.
-        density, method, init, granularity, fan_in: as for :func:`~msnlib.allocate`.
+        density, method, init, rule: as for :func:`~msnlib.allocate`.
         reads: likewise; the first phase has nothing earlier to read. With ``"all"`` a later phase must be one task,
             as two would freeze each other.
         sample: training examples to score on; None takes all.
@@ -334,7 +334,7 @@ def fit_sequence(
             if task.name not in getattr(net, "declared", {task.name}):
                 net.add_task(task.name, task.inputs, task.outputs, task.vocabulary)
             sampled, earlier = task.batches("train", limit=sample), reads if learned else "none"
-            how = dict(reads=earlier, init=init, seed=seed, granularity=granularity, fan_in=fan_in)
+            how = dict(reads=earlier, init=init, seed=seed, rule=rule)
             allocate(net, task.name, density, method, sampled, task.loss, **how)
         label, seen = " + ".join(task.name for task in phase), [t for t, _ in learned.values()] + phase
         rows[f"before {label}"] = scores(net, seen)

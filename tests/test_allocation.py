@@ -201,11 +201,30 @@ REFUSED = {
     "gradient, no batches": (ValueError, "method 'gradient' needs batches", {"batches": None}),
     "gradient, no loss": (ValueError, "method 'gradient' needs batches", {"loss": None}),
     "snip, no batches": (ValueError, "method 'snip' needs batches", {"method": "snip", "batches": None}),
-    "legacy reads": (ValueError, "legacy_percentile goes with", {"legacy_percentile": True, "reads": "all"}),
-    "fan-in": (ValueError, "fan_in 'equal' is not one of free, constant", {"fan_in": "equal"}),
-    "fan-in free": (ValueError, "fan_in='constant' goes with", {"fan_in": "constant", "density": "free"}),
-    "fan-in legacy": (ValueError, "fan_in='constant' goes with", {"fan_in": "constant", "legacy_percentile": True}),
-    "legacy free": (ValueError, "legacy_percentile goes with", {"legacy_percentile": True, "density": "free"}),
+    "rule": (
+        ValueError,
+        "rule 'best' is not one of largest, even_outputs, constant_fan_in, .* of offers",
+        {"rule": "best"},
+    ),
+    "rule that reads": (ValueError, "'released_percentile' goes with", {"rule": "released_percentile", "reads": "all"}),
+    "rule of free": (
+        ValueError,
+        "give rule 'constant_fan_in' to prune",
+        {"rule": "constant_fan_in", "density": "free"},
+    ),
+    "rule of a row": (ValueError, "'whole_units' is for networks of msnlib's builders", {"rule": "whole_units"}),
+    "rule that keeps nothing": (ValueError, "rule '<lambda>' must keep some", {"rule": lambda offers: {}}),
+    "rule that raises": (ZeroDivisionError, None, {"rule": lambda offers: 1 / 0}),
+    "density of other names": (
+        ValueError,
+        "no other; wrong: 0.bias, 3.bias, 3.weight$",
+        {"density": {"0.weight": 0.1}},
+    ),
+    "density by name": (
+        ValueError,
+        "3.bias: density 2 must be",
+        {"density": lambda name, _: 2 if name == "3.bias" else 0.1},
+    ),
 }
 
 
@@ -426,7 +445,7 @@ def released(scores, percentile):
     return found
 
 
-def test_legacy_percentile_is_the_released_rule_bug_for_bug():
+def test_released_percentile_is_the_released_rule_bug_for_bug():
     rng = np.random.default_rng(0)
     scores = []
     for _ in range(7):
@@ -441,7 +460,7 @@ def test_legacy_percentile_is_the_released_rule_bug_for_bug():
         assert overlaps == (k >= 4)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            allocate(layer, f"t{k}", 0.2, legacy_percentile=True, **scoring(score))
+            allocate(layer, f"t{k}", 0.2, rule="released_percentile", **scoring(score))
         assert [w.category for w in caught] == [OverlapWarning] * overlaps
         if overlaps:
             assert str(caught[0].message) == f"task 't{k}' overlaps other tasks in 1 of 1 tensors (weight)"
@@ -462,23 +481,23 @@ def test_legacy_percentile_is_the_released_rule_bug_for_bug():
 @pytest.mark.parametrize(
     ("density", "percentile"), [(0.1, 90), (0.25, 75), (0.3, 70), (0.55, 45), (0.29, 71), (1.0, 0)]
 )
-def test_legacy_percentile_at_other_densities(density, percentile):
+def test_released_percentile_at_other_densities(density, percentile):
     rng = np.random.default_rng(1)
     scores = [rng.integers(0, 20, (7, 9)).astype(np.float32) for _ in range(4)]  # many ties, some zeros
     layer = MaskedLinear(9, 7, bias=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", OverlapWarning)
         for k, score in enumerate(scores):
-            allocate(layer, f"t{k}", density, legacy_percentile=True, **scoring(score))
+            allocate(layer, f"t{k}", density, rule="released_percentile", **scoring(score))
     for k, kept in enumerate(released([s.flatten() for s in scores], percentile)):
         assert positions(layer.weight, f"t{k}") == kept.nonzero()[0].tolist()
 
 
-def test_legacy_percentile_gives_every_task_all_zero_scored_biases():
+def test_released_percentile_gives_every_task_all_zero_scored_biases():
     layer = MaskedLinear(10, 10)
-    allocate(layer, "a", 0.2, "magnitude", legacy_percentile=True)
+    allocate(layer, "a", 0.2, "magnitude", rule="released_percentile")
     with pytest.warns(OverlapWarning, match=r"task 'b' overlaps other tasks in 1 of 2 tensors \(bias\)"):
-        allocate(layer, "b", 0.2, "magnitude", legacy_percentile=True)
+        allocate(layer, "b", 0.2, "magnitude", rule="released_percentile")
     assert positions(layer.bias) == positions(layer.bias, "b") == list(range(10))
     assert [len(layer.weight[t].values) for t in "ab"] == [20, 20]
     assert owner_map(layer)["bias"].tolist() == [2] * 10

@@ -49,9 +49,9 @@ def networks(make_task, small_network):
     images = make_task("a", inputs=(1, 8, 8)), make_task("b", inputs=(3, 8, 8)), make_task("c", inputs=(8, 8))
     conv = conv_network(images, channels=(6, 8), width=10)
     units = dense_network(group[:1], width=12, depth=2)
-    allocate(units, "a", 0.5, "random", granularity="unit")
+    allocate(units, "a", 0.5, "random", rule="whole_units")
     units_conv = conv_network(images[:1], channels=(6, 8), width=10)
-    allocate(units_conv, "a", 0.5, "random", granularity="unit")
+    allocate(units_conv, "a", 0.5, "random", rule="whole_units")
     found = {"units": (units, group[0]), "units, conv": (units_conv, images[0])}
     for name, net, declared in (("dense", dense, group), ("conv", conv, images)):
         for task in declared:

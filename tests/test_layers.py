@@ -151,7 +151,7 @@ def test_a_reader_sees_its_own_and_all_earlier_entries_and_trains_its_own():
 def test_where_read_tasks_overlap_the_latest_counts_also_after_a_state_dict():
     layer = MaskedLinear(2, 2, bias=False)
     hold(layer.weight, "z", [0, 1], [1, 1], order=1)
-    hold(layer.weight, "a", [1, 2], [2, 2], order=2)  # what legacy_percentile can do
+    hold(layer.weight, "a", [1, 2], [2, 2], order=2)  # what the rule released_percentile can do
     hold(layer.weight, "m", [3], [3], order=3, reads=True)
     assert layer.weight.dense("m").tolist() == [[1, 2], [2, 3]]
     assert owner_map(layer)["weight"].tolist() == [[1, 2], [2, 3]]

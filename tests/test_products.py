@@ -130,7 +130,7 @@ def test_where_the_dense_product_stays(sparse_calls):
     assert run(layer) == 0
     units = dense_network(inputs=20, width=30, depth=1).double()
     units.add_task("b", (20,), 3)
-    allocate(units, "b", 0.1, "random", granularity="unit")
+    allocate(units, "b", 0.1, "random", rule="whole_units")
     for kept in (two_tasks(density=0.2), two_tasks(reads="all"), units):
         sparse_products(kept)
         assert run(kept) == 0

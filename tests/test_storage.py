@@ -93,8 +93,8 @@ def network(small_network):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         allocate(net, "c", 0.25, "random", reads="all")
-        allocate(net, "a", 0.2, "magnitude", legacy_percentile=True)  # all biases, owned or not
-        allocate(net, "b", 0.3, "random", legacy_percentile=True)
+        allocate(net, "a", 0.2, "magnitude", rule="released_percentile")  # all biases, owned or not
+        allocate(net, "b", 0.3, "random", rule="released_percentile")
     for parameter in net.parameters():
         parameter.data.uniform_(0.1, 1)  # no unit is dead
     return net, group
@@ -316,19 +316,19 @@ def test_no_code_is_an_error(code):
         decode(np.frombuffer(code, np.uint8))
 
 
-@pytest.mark.parametrize("granularity", ["weight", "unit"])
-def test_a_file_is_within_a_twentieth_of_the_bound(granularity, make_task, same, tmp_path):
+@pytest.mark.parametrize("rule", ["largest", "whole_units"])
+def test_a_file_is_within_a_twentieth_of_the_bound(rule, make_task, same, tmp_path):
     group = [make_task(name, inputs=(100,)) for name in "abc"]
     net = dense_network(group, width=400, depth=2)
     for name in "abc":
-        allocate(net, name, 0.1, "random", granularity=granularity)
+        allocate(net, name, 0.1, "random", rule=rule)
     path = tmp_path / "net.safetensors"
     save(net, path)
     held = inspect(path)
     payload = held["bytes"]["file"] - held["bytes"]["header"]
     assert held["bound"] <= payload <= 1.05 * held["bound"]
     assert held["bytes"]["header"] < 12_000
-    if granularity == "unit":
+    if rule == "whole_units":
         assert held["bytes"]["positions"] < 0.05 * held["bytes"]["values"]
     assert same(bits(load(path)), bits(net))
 

@@ -1,4 +1,4 @@
-"""granularity="unit": a task owns whole units, and its subnetwork is a smaller dense network that runs as one."""
+"""rule="whole_units": a task owns whole units, and its subnetwork is a smaller dense network that runs as one."""
 
 import pickle
 
@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from msnlib import (
+    RULES,
     CapacityError,
     MaskedLinear,
+    Offer,
     allocate,
     conv_network,
     dense_network,
@@ -37,7 +39,7 @@ def digits():
 def halves(build, *group, density=0.5):
     net = build(group)
     for task in group:
-        allocate(net, task.name, density, batches=task.batches(), loss=task.loss, granularity="unit")
+        allocate(net, task.name, density, batches=task.batches(), loss=task.loss, rule="whole_units")
     return net
 
 
@@ -73,20 +75,21 @@ def test_every_layer_keeps_the_share_of_its_units_and_only_inputs_from_them(buil
 
 def test_the_most_salient_units_are_taken_by_hand():
     """Two layers of 1 input and of 4 units: scores are sums over a unit's entries, gradients known in closed form."""
-    from msnlib.allocation import _keep_units, chain
-
-    net = dense_network(inputs=1, width=4, depth=1)
-    net.add_task("a", (1,), 1)
-    allocate(net, "a", density="free")
+    shapes = {"trunk.0.weight": (4, 1), "trunk.0.bias": (4,), "heads.a.weight": (1, 4), "heads.a.bias": (1,)}
     scores = {
         "trunk.0.weight": torch.tensor([1.0, 5, 2, 0]),
         "trunk.0.bias": torch.tensor([0.0, 0, 4, 1]),
         "heads.a.weight": torch.tensor([1.0, 1, 1, 1]),
         "heads.a.bias": torch.tensor([1.0]),
     }
-    _keep_units(chain(net, "a"), "a", scores, 0.5)
-    kept = {name: tensor["a"].positions.tolist() for name, tensor in shared_tensors(net).items()}
-    assert kept == {
+    offers = {
+        name: Offer(
+            name, shape, 0.5, torch.arange(len(score)), score, torch.zeros(len(score)), name.startswith("heads")
+        )
+        for (name, score), shape in zip(scores.items(), shapes.values(), strict=True)
+    }
+    kept = RULES["whole_units"].choose(offers)
+    assert {name: one.positions.tolist() for name, one in kept.items()} == {
         "trunk.0.weight": [1, 2],
         "trunk.0.bias": [1, 2],
         "heads.a.weight": [1, 2],
@@ -98,7 +101,7 @@ def test_the_most_salient_units_are_taken_by_hand():
 def test_two_halves_are_disjoint_and_a_later_one_moves_nothing(build, digits):
     other = load_task("digits_permuted", limit=120)
     net = build([digits, other])
-    history = fit_sequence(net, [digits, other], 0.5, granularity="unit", epochs=2, optimizer=torch.optim.AdamW)
+    history = fit_sequence(net, [digits, other], 0.5, rule="whole_units", epochs=2, optimizer=torch.optim.AdamW)
     assert history.moved["digits"] == 0.0
     assert all(int(tensor.owners().max()) <= 1 for tensor in shared_tensors(net).values())
     assert [tensor.numel() // 2 for n, tensor in shared_tensors(net).items() if "bias" in n and "trunk" in n] == [
@@ -114,11 +117,11 @@ def test_a_third_half_is_refused_and_changes_nothing(digits, snapshot, same):
     net.add_task("wine", (64,), 3)
     before = snapshot(net)
     with pytest.raises(CapacityError, match=r"trunk.0.weight: asked for 6 units, only 0 of 12 are free") as caught:
-        allocate(net, "wine", 0.5, method="random", granularity="unit")
+        allocate(net, "wine", 0.5, method="random", rule="whole_units")
     assert same(before, snapshot(net))
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     release(net, "digits")
-    allocate(net, "wine", 0.5, method="random", granularity="unit")
+    allocate(net, "wine", 0.5, method="random", rule="whole_units")
     assert tasks(net) == ["digits_permuted", "wine"]
 
 
@@ -126,7 +129,7 @@ def test_scattered_entries_and_whole_units_live_side_by_side(digits):
     other = load_task("digits_permuted", limit=120)
     net = BUILDS["dense"]([digits, other])
     allocate(net, "digits", 0.02, method="random")
-    allocate(net, "digits_permuted", 0.25, method="random", granularity="unit")
+    allocate(net, "digits_permuted", 0.25, method="random", rule="whole_units")
     assert all(int(tensor.owners().max()) <= 1 for tensor in shared_tensors(net).values())
     assert predict(net, digits).shape == predict(net, other).shape
 
@@ -148,24 +151,21 @@ def test_it_learns_and_is_saved_and_extracted_at_its_own_size(digits, tmp_path):
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        (dict(density="free"), "granularity='unit' goes with reads='none' and a number"),
-        (dict(density=0.5, reads="all"), "granularity='unit' goes with reads='none'"),
-        (dict(density=0.5, legacy_percentile=True), "goes with granularity='weight'"),
-        (dict(density=0.5, fan_in="constant"), "fan_in='constant' goes with granularity='weight'"),
-        (dict(density=0.5, granularity="row"), "granularity 'row' is not one of weight, unit"),
+        (dict(density="free"), "give rule 'whole_units' to prune"),
+        (dict(density=0.5, reads="all"), "rule 'whole_units' goes with reads='none'"),
     ],
 )
 def test_what_does_not_go_together_is_refused(how, says, digits):
     net = BUILDS["dense"]([digits])
     with pytest.raises(ValueError, match=says):
-        allocate(net, "digits", method="random", **{"granularity": "unit", **how})
+        allocate(net, "digits", method="random", rule="whole_units", **how)
     assert tasks(net) == []
 
 
 def test_only_layers_in_a_row_have_units_to_own():
     layer = MaskedLinear(4, 3)
     with pytest.raises(ValueError, match="networks of msnlib's builders.*not MaskedLinear"):
-        allocate(layer, "a", 0.5, method="random", granularity="unit")
+        allocate(layer, "a", 0.5, method="random", rule="whole_units")
     assert tasks(layer) == []
 
 

@@ -13,11 +13,11 @@ import pandas as pd
 import torch
 from torch import nn
 
-from msnlib.allocation import entries
 from msnlib.lab.published import published_value
 from msnlib.lab.records import Run, read_records
 from msnlib.lab.report import format_value
 from msnlib.networks import MultitaskNetwork
+from msnlib.selection import entries
 from msnlib.subnetworks import owner_map, shared_tensors, tasks
 from msnlib.task import Task
 from msnlib.training import History, Stopping, fit_sequence, predict
