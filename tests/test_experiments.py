@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from msnlib import AUTHORS, CONVERGED, conv_network, dense_network, fit_sequence, load_task, predict
-from msnlib.lab.experiments import CONTROLS, comparison, controls, dedicated, narrow, record
+from msnlib.lab.experiments import CONTROLS, comparison, controls, dedicated, narrow, record, start
+from msnlib.lab.parameters import ParameterError
 from msnlib.lab.records import Run
 from msnlib.subnetworks import shared_tensors
 
@@ -87,3 +88,46 @@ def test_a_record_leaves_the_net_at_the_first_rule(group):
     run = Run("E1", notebook="02_parallel_dense", profile="quick", seed=0)
     record(run, net, history, group, "multitask", [AUTHORS, CONVERGED])
     assert torch.equal(predict(net, group[0]), before)
+
+
+@pytest.fixture
+def opening():
+    """`start` with what a notebook gives it; torch's state is put back afterwards."""
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    settings = {"quick": dict(width=8, dtype=torch.float64), "laptop": dict(width=16, dtype=torch.float32)}
+    given = dict(profile="quick", seed=3, device="cpu", threads=1, density=0.5)
+    yield lambda **other: start("E1", "02_parallel_dense", settings, **given | other)
+    torch.set_default_dtype(dtype)
+    torch.set_num_threads(threads)
+
+
+def test_a_run_starts_with_its_setting_and_everything_that_decides_its_results(opening):
+    drawn = []
+    for profile, dtype in (("quick", torch.float64), ("laptop", torch.float32)):
+        run, setting, device = opening(profile=profile)
+        assert run.configuration == dict(profile=profile, seed=3, device="cpu", threads=1, density=0.5)
+        assert (torch.get_default_dtype(), torch.get_num_threads(), device) == (dtype, 1, torch.device("cpu"))
+        drawn.append((setting["width"], torch.initial_seed(), torch.rand(4, dtype=torch.float64).tolist()))
+    assert drawn[0][0] == 8 and drawn[1][0] == 16 and drawn[0][1:] == drawn[1][1:]
+    run, _, device = opening(device="auto", threads=None, dtype=torch.float32)
+    assert run.configuration["device"] == "auto" and device.type in ("cpu", "cuda")
+    assert "threads" not in run.configuration and torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize(
+    "other, error, words",
+    [
+        (dict(profile="huge"), ParameterError, "profile is 'huge'"),
+        (dict(seed=-1), ParameterError, "seed is -1"),
+        (dict(threads=0), ParameterError, "threads is 0"),
+        (dict(density=1.5), ParameterError, "density is 1.5"),
+        (dict(device="tpu"), ParameterError, "device is 'tpu'"),
+        (dict(profile="paper"), ValueError, "'paper' has no setting in 02_parallel_dense, which has quick, laptop"),
+    ],
+)
+def test_a_run_that_cannot_start_says_why_and_changes_nothing(opening, other, error, words):
+    torch.manual_seed(11)
+    before = torch.initial_seed(), torch.get_default_dtype()
+    with pytest.raises(error, match=words):
+        opening(**other)
+    assert (torch.initial_seed(), torch.get_default_dtype()) == before

@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "claim": ["claim_table", "claim_verdicts", "read_margins"],
         "experiments": [
             *("CONTROLS", "allocation_table", "choose_device", "comparison", "controls", "dedicated", "idle_units"),
-            *("narrow", "record"),
+            *("narrow", "record", "start"),
         ],
         "figures": ["forest", "results"],
         "plots": ["LINES", "bars", "learning_curves", "matrix", "owners", "samples", "style", "values"],

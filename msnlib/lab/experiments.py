@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,16 +14,68 @@ import torch
 from torch import nn
 
 from msnlib.allocation import entries
+from msnlib.lab.plots import style
 from msnlib.lab.published import published_value
 from msnlib.lab.records import Run, read_records
 from msnlib.lab.report import format_value
 from msnlib.networks import MultitaskNetwork
+from msnlib.seeding import seed_everything
 from msnlib.subnetworks import owner_map, shared_tensors, tasks
 from msnlib.task import Task
 from msnlib.training import History, Stopping, fit_sequence, predict
 
 Builder = Callable[..., MultitaskNetwork]
 CONTROLS = ("dedicated", "pruned", "small")
+
+
+class Started(NamedTuple):
+    """What :func:`start` gives a notebook: its record, its profile's setting, and where tensors live."""
+
+    run: Run
+    setting: dict[str, Any]
+    device: torch.device
+
+
+def start(
+    experiment: str,
+    notebook: str,
+    settings: Mapping[str, dict[str, Any]] | None = None,
+    *,
+    profile: str,
+    seed: int,
+    device: str,
+    threads: int | None = None,
+    dtype: torch.dtype | None = None,
+    **configuration: Any,
+) -> Started:
+    """Begin a run: the record that checks every parameter, then seeds, threads, torch's default dtype and the style.
+
+    Args:
+        experiment: its id, as in `msnlib.lab.published` (``"E1"``).
+        notebook: the notebook's name without folder or ending (``"02_parallel_dense"``).
+        settings: what differs between profiles, profile -> setting.
+        profile, seed, configuration: everything that decides the results, and is recorded; see :class:`Run`.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; recorded as it is given.
+        threads: CPU threads; None is one, for a notebook without such a parameter, and is not recorded.
+        dtype: of every tensor; None takes the setting's ``"dtype"``, else float32.
+
+    Returns:
+        The record, the profile's setting (empty without ``settings``) and the device.
+
+    Raises:
+        ParameterError: a parameter that is not allowed.
+        ValueError: no setting for this profile, or a GPU is named and there is none.
+    """
+    recorded = {"device": device} if threads is None else {"device": device, "threads": threads}
+    run = Run(experiment, notebook=notebook, profile=profile, seed=seed, **recorded, **configuration)
+    if settings is not None and profile not in settings:
+        raise ValueError(f"profile {profile!r} has no setting in {notebook}, which has {', '.join(settings)}")
+    setting = {} if settings is None else dict(settings[profile])
+    chosen = choose_device(device)
+    seed_everything(seed, threads or 1)
+    torch.set_default_dtype(dtype or setting.get("dtype", torch.float32))
+    style()
+    return Started(run, setting, chosen)
 
 
 def choose_device(device: str) -> torch.device:
