@@ -5,8 +5,19 @@ from functools import partial
 import pytest
 import torch
 
-from msnlib import AUTHORS, CONVERGED, conv_network, dense_network, fit_sequence, load_task, predict
-from msnlib.lab.experiments import CONTROLS, comparison, controls, dedicated, narrow, record, start
+from msnlib import (
+    AUTHORS,
+    CONVERGED,
+    allocate,
+    conv_network,
+    dense_network,
+    fit_sequence,
+    load_task,
+    owner_map,
+    predict,
+)
+from msnlib.lab.experiments import CONTROLS, SUFFIXES, comparison, controls, record, record_phases, start
+from msnlib.lab.networks import dead_outputs, dedicated, describe, narrow, permuted, shared_network
 from msnlib.lab.parameters import ParameterError
 from msnlib.lab.records import Run
 from msnlib.subnetworks import shared_tensors
@@ -131,3 +142,53 @@ def test_a_run_that_cannot_start_says_why_and_changes_nothing(opening, other, er
     with pytest.raises(error, match=words):
         opening(**other)
     assert (torch.initial_seed(), torch.get_default_dtype()) == before
+
+
+def test_phases_are_recorded_under_the_names_that_notebooks_look_up(group):
+    build, phases = partial(dense_network, inputs=64, width=24, depth=2), [group[:1], group[1:]]
+    rules = [AUTHORS, CONVERGED]
+    net = build(group[:1])
+    sequence = fit_sequence(net, phases, 0.25, epochs=1, stopping=rules)
+    run = Run("E3", notebook="03_sequential_unrelated", profile="quick", seed=0)
+    record_phases(run, net, sequence, phases, "multitask", rules)
+    expected = {(task.name, "multitask" + suffix) for task in group for suffix in SUFFIXES.values()}
+    assert set(zip(run.table()["task"], run.table()["arm"], strict=True)) == expected
+
+
+@pytest.mark.parametrize("method", ["gradient", "random"])
+def test_a_shared_network_is_the_loop_over_allocate_in_the_order_asked_for(group, method):
+    build = partial(dense_network, width=24, depth=2)
+    for order in (None, group[::-1]):
+        net, expected = shared_network(build, group, 0.25, method, order=order, sample=40, seed=5), build(group)
+        for task in order or group:
+            allocate(expected, task.name, 0.25, method, task.batches("train", limit=40), task.loss, seed=5)
+        assert all(owner.equal(owner_map(expected)[name]) for name, owner in owner_map(net).items())
+        assert all(tensor.equal(net.state_dict()[name]) for name, tensor in expected.state_dict().items())
+
+
+def test_a_dead_output_is_one_that_no_input_moves(group):
+    net = shared_network(partial(dense_network, width=24, depth=1), group, 0.02)
+    for task in group:
+        weight = net.heads[task.name].weight.dense(task.name)
+        dead = [k for k in range(task.outputs) if not weight[k].any()]
+        assert 0 < len(dead) < task.outputs and dead_outputs(net)[task.name] == dead
+
+
+def test_a_permuted_task_has_the_same_pixels_in_one_other_order(group):
+    other, again, third = permuted(group[0], 7), permuted(group[0], 7, "other"), permuted(group[0], 8)
+    assert (other.name, again.name) == ("digits_permuted_7", "other")
+    for split in ("train", "valid", "test"):
+        (x, y), (moved, label) = group[0].split(split), other.split(split)
+        assert moved.shape == x.shape and label.equal(y) and not moved.equal(x)
+        assert moved.flatten(1).sort(1).values.equal(x.flatten(1).sort(1).values)
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(7))
+    assert other.test[0].flatten(1).equal(group[0].test[0].flatten(1)[:, order])
+    assert again.test[0].equal(other.test[0]) and not third.test[0].equal(other.test[0])
+
+
+def test_tasks_are_described_by_the_sizes_of_their_parts(group, capsys):
+    describe(group)
+    sizes = [[len(task.split(part)[0]) for part in ("train", "valid", "test")] for task in group]
+    assert capsys.readouterr().out.splitlines() == [
+        f"{task.name}: {a} train, {b} validation, {c} test" for task, (a, b, c) in zip(group, sizes, strict=True)
+    ]

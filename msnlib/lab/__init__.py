@@ -8,10 +8,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "claim": ["claim_table", "claim_verdicts", "read_margins"],
         "experiments": [
-            *("CONTROLS", "allocation_table", "choose_device", "comparison", "controls", "dedicated", "idle_units"),
-            *("narrow", "record", "start"),
+            *("CONTROLS", "SUFFIXES", "choose_device", "comparison", "controls", "record", "record_phases", "start"),
         ],
         "figures": ["forest", "results"],
+        "networks": [
+            *("allocation_table", "dead_outputs", "dedicated", "describe", "idle_units", "narrow", "permuted"),
+            *("shared_network", "trunk_owners"),
+        ],
         "plots": ["LINES", "bars", "learning_curves", "matrix", "owners", "samples", "style", "values"],
         "published": ["other_outputs", "published_table", "published_value"],
         "records": ["Run", "read_records"],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,19 +12,18 @@ import pandas as pd
 import torch
 from torch import nn
 
-from msnlib.allocation import entries
+from msnlib.lab.networks import Builder, dedicated, narrow
 from msnlib.lab.plots import style
 from msnlib.lab.published import published_value
 from msnlib.lab.records import Run, read_records
 from msnlib.lab.report import format_value
 from msnlib.networks import MultitaskNetwork
 from msnlib.seeding import seed_everything
-from msnlib.subnetworks import owner_map, shared_tensors, tasks
 from msnlib.task import Task
-from msnlib.training import History, Stopping, fit_sequence, predict
+from msnlib.training import CONVERGED, History, SequenceHistory, Stopping, predict
 
-Builder = Callable[..., MultitaskNetwork]
 CONTROLS = ("dedicated", "pruned", "small")
+SUFFIXES = {"the authors' rule": "", "training to convergence": f", {CONVERGED.name}"}  # of arms, see `record`
 
 
 class Started(NamedTuple):
@@ -91,45 +89,6 @@ def choose_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def dedicated(
-    build: Builder,
-    task: Task,
-    device: torch.device | str = "cpu",
-    density: float = 1.0,
-    method: str = "gradient",
-    sample: int | None = None,
-    **training: Any,
-) -> tuple[MultitaskNetwork, History]:
-    """A control: a network of the task's own, from the same builder; at density 1 the task owns every entry.
-
-    Returns:
-        The network and its training; ``training`` is passed to :func:`~msnlib.fit`, the rest to
-        :func:`~msnlib.fit_sequence`.
-    """
-    net = build([task]).to(device)
-    method = method if density < 1 else "random"  # where every entry is kept, scores decide nothing
-    return net, fit_sequence(net, [task], density, method, sample=sample, **training).histories[0]
-
-
-def narrow(build: Builder, task: Task, density: float) -> Builder:
-    """The same builder with fewer units: its dense network has the size of a subnetwork of this density.
-
-    The largest with at most as many weights and biases as a task of this density owns (or the smallest there is).
-
-    Args:
-        build: takes ``scale``, as :func:`~msnlib.dense_network` and :func:`~msnlib.conv_network` do.
-        task: whose input and output the network has.
-        density: of the subnetwork.
-    """
-    budget = sum(entries(tensor.numel(), density) for tensor in shared_tensors(build([task])).values())
-    low, high = 0.0, 1.0
-    for _ in range(12):  # to within a unit of 1000
-        middle = (low + high) / 2
-        size = sum(tensor.numel() for tensor in shared_tensors(build([task], scale=middle)).values())
-        low, high = (middle, high) if size <= budget else (low, middle)
-    return partial(build, scale=low or high)
-
-
 def controls(
     run: Run,
     build: Builder,
@@ -192,23 +151,17 @@ def record(
     history.use(rules[0])
 
 
-def allocation_table(net: nn.Module) -> pd.DataFrame:
-    """A row per masked tensor: its entries, those of each task, and the free ones."""
-    names, rows = tasks(net), {}
-    for name, owner in owner_map(net).items():
-        count = torch.bincount(owner.flatten(), minlength=len(names) + 1).tolist()
-        rows[name] = {"entries": owner.numel(), **dict(zip(names, count[1:], strict=True)), "free": count[0]}
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def idle_units(net: nn.Module) -> pd.DataFrame:
-    """A row per weight of the trunk: its units, and for each task those that keep no input and so send a constant."""
-    rows = {}
-    for name, tensor in shared_tensors(net).items():
-        if len(tensor.shape) > 1 and len(tensor) == len(tasks(net)):
-            idle = {task: int((tensor.used_per_unit(task) == 0).sum()) for task in tasks(net)}
-            rows[name] = {"units": tensor.shape[0], **idle}
-    return pd.DataFrame.from_dict(rows, orient="index")
+def record_phases(
+    run: Run,
+    net: nn.Module,
+    sequence: SequenceHistory,
+    phases: Sequence[Sequence[Task]],
+    arm: str,
+    rules: Sequence[Stopping],
+) -> None:
+    """:func:`record` for each phase of what :func:`~msnlib.fit_sequence` returned."""
+    for history, phase in zip(sequence.histories, phases, strict=True):
+        record(run, net, history, phase, arm, rules)
 
 
 def comparison(run: Run) -> pd.DataFrame:
@@ -225,17 +178,15 @@ def comparison(run: Run) -> pd.DataFrame:
         others = others[(others["notebook"] == run.notebook) & (others["seed"] != run.configuration["seed"])]
         same = [_without_seed(json.loads(text)) == configuration for text in others["configuration"]]
         mine = pd.concat([mine, others[np.array(same, dtype=bool)]])
-    quick = run.configuration["profile"] == "quick"
     mine["task"] = pd.Categorical(mine["task"], mine["task"].unique())  # a task's arms one below the other
-    mine = mine.sort_values("task", kind="stable")
-    rows = []
-    for (task, arm, metric), found in mine.groupby(["task", "arm", "metric"], sort=False, observed=True):
-        published = None if quick else published_value(run.experiment, task, arm, metric)
-        mean, sd = found["value"].mean(), found["value"].std(ddof=1)
-        row = {"task": task, "arm": arm, "metric": metric, "this run": found["value"].iloc[0], "mean": mean, "sd": sd}
-        difference = None if published is None else mean - published
-        rows.append(row | {"seeds": found["seed"].nunique(), "published": published, "difference": difference})
-    table = pd.DataFrame(rows)
+    found = mine.sort_values("task", kind="stable").groupby(["task", "arm", "metric"], sort=False, observed=True)
+    columns = {"this run": ("value", "first"), "mean": ("value", "mean"), "sd": ("value", "std")}
+    table = found.agg(**columns, seeds=("seed", "nunique")).reset_index().astype({"task": object})
+    quick = run.configuration["profile"] == "quick"
+    keys = table[["task", "arm", "metric"]].itertuples(index=False)
+    published = [None if quick else published_value(run.experiment, *key) for key in keys]
+    table["published"] = np.array(published, dtype=float)  # NaN for None
+    table["difference"] = table["mean"] - table["published"]
     for column in ("this run", "mean", "sd", "published", "difference"):
         signed = column == "difference"
         table[column] = [format_value(m, v, signed) for m, v in zip(table["metric"], table[column], strict=True)]
