@@ -6,6 +6,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "arms": ["BUILDERS", "beyondml_layer"],
+        "benchmark": ["race", "ratio", "waiting"],
         "claim": ["claim_table", "claim_verdicts", "read_margins"],
         "experiments": [
             *("CONTROLS", "SUFFIXES", "choose_device", "comparison", "controls", "record", "record_phases", "start"),
