@@ -16,7 +16,16 @@ from msnlib import (
     owner_map,
     predict,
 )
-from msnlib.lab.experiments import CONTROLS, SUFFIXES, comparison, controls, record, record_phases, start
+from msnlib.lab.experiments import (
+    CONTROLS,
+    SUFFIXES,
+    comparison,
+    controls,
+    print_forgetting,
+    record,
+    record_phases,
+    start,
+)
 from msnlib.lab.networks import dead_outputs, dedicated, describe, narrow, permuted, shared_network
 from msnlib.lab.parameters import ParameterError
 from msnlib.lab.records import Run
@@ -144,7 +153,7 @@ def test_a_run_that_cannot_start_says_why_and_changes_nothing(opening, other, er
     assert (torch.initial_seed(), torch.get_default_dtype()) == before
 
 
-def test_phases_are_recorded_under_the_names_that_notebooks_look_up(group):
+def test_phases_are_recorded_under_the_names_that_notebooks_look_up(group, capsys):
     build, phases = partial(dense_network, inputs=64, width=24, depth=2), [group[:1], group[1:]]
     rules = [AUTHORS, CONVERGED]
     net = build(group[:1])
@@ -153,6 +162,9 @@ def test_phases_are_recorded_under_the_names_that_notebooks_look_up(group):
     record_phases(run, net, sequence, phases, "multitask", rules)
     expected = {(task.name, "multitask" + suffix) for task in group for suffix in SUFFIXES.values()}
     assert set(zip(run.table()["task"], run.table()["arm"], strict=True)) == expected
+    print_forgetting(sequence, "here, ")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"here, {task.name}: forgetting 0.0, largest change of any output 0.0" for task in group]
 
 
 @pytest.mark.parametrize("method", ["gradient", "random"])

@@ -10,7 +10,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "benchmark": ["race", "ratio", "waiting"],
         "claim": ["claim_table", "claim_verdicts", "read_margins"],
         "experiments": [
-            *("CONTROLS", "SUFFIXES", "choose_device", "comparison", "controls", "record", "record_phases", "start"),
+            *("CONTROLS", "SUFFIXES", "choose_device", "comparison", "controls", "print_forgetting", "record"),
+            *("record_phases", "start"),
         ],
         "figures": ["forest", "results"],
         "networks": [

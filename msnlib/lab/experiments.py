@@ -77,7 +77,10 @@ def start(
 
 
 def choose_device(device: str) -> torch.device:
-    """``auto`` is the first GPU, or the CPU when there is none; anything else is taken as it is.
+    """Where tensors live.
+
+    Args:
+        device: ``auto`` is the first GPU, or the CPU when there is none; anything else is taken as it is.
 
     Raises:
         ValueError: a GPU is named and there is none.
@@ -104,8 +107,20 @@ def controls(
     """Train and record what a subnetwork must be compared with: each task alone, in networks of its own.
 
     ``dedicated``: the whole network. ``pruned``: the same, cut to the subnetwork's density and scored as it is.
-    ``small``: a dense network with as many weights (:func:`narrow`). Initial noise, batches and stopping rules are the
-    same in all.
+    ``small``: a dense network with as many weights (:func:`~msnlib.lab.narrow`). Initial noise, batches and stopping
+    rules are the same in all.
+
+    Args:
+        run: the record.
+        build: makes every network.
+        group: the tasks.
+        density: share of the weights that a task's subnetwork keeps.
+        rules: stopping rules; the first one's results stand under the arm's own name.
+        device: where the networks are.
+        method: how weights are scored, where there are weights to choose.
+        sample: training examples that weights are scored on; None takes all.
+        arms: which of `CONTROLS`.
+        training: passed to :func:`~msnlib.fit`.
 
     Returns:
         Arm -> a training per task.
@@ -130,7 +145,13 @@ def record(
 ) -> None:
     """Add every task's test metric and the outcome of each test example, under every stopping rule, to a run's record.
 
-    The first rule's results stand under ``arm``, the others' under ``"arm, rule"``; the net is left at the first rule.
+    Args:
+        run: the record.
+        net: holds the tasks.
+        history: their training, under all ``rules``; the net is left at the first one.
+        group: one task, or several trained in parallel.
+        arm: the first rule's results stand under this name, the others' under ``"arm, rule"``.
+        rules: stopping rules.
     """
     group = [group] if isinstance(group, Task) else group
     run.data |= {task.name: task.description for task in group}
@@ -164,11 +185,21 @@ def record_phases(
         record(run, net, history, phase, arm, rules)
 
 
-def comparison(run: Run) -> pd.DataFrame:
-    """Ours against the published figures: a row per task and arm.
+def print_forgetting(sequence: SequenceHistory, kind: str = "") -> None:
+    """Print what each task lost since its own phase ended, and how far its outputs moved; ``kind`` stands before."""
+    for task, lost in sequence.forgetting.items():
+        print(f"{kind}{task}: forgetting {lost}, largest change of any output {sequence.moved[task]}")
 
-    The mean is over this run and those runs of other seeds with the same configuration whose records lie under
-    ``$MSNLIB_REPORTS``; ``msn run`` sets it to its output folder. ``quick`` uses other data: nothing is published.
+
+def comparison(run: Run) -> pd.DataFrame:
+    """Ours against the published figures.
+
+    Args:
+        run: one in ``quick`` uses other data than the paper: nothing is published.
+
+    Returns:
+        A row per task and arm, its numbers as texts. The mean is over this run and those runs of other seeds with the
+        same configuration whose records lie under ``$MSNLIB_REPORTS``; ``msn run`` sets it to its output folder.
     """
     configuration = _without_seed(run.configuration)
     mine = run.table().assign(seed=run.configuration["seed"])

@@ -30,11 +30,19 @@ def dedicated(
     sample: int | None = None,
     **training: Any,
 ) -> tuple[MultitaskNetwork, History]:
-    """A control: a network of the task's own, from the same builder; at density 1 the task owns every entry.
+    """A control: a network of the task's own, from the same builder.
+
+    Args:
+        build: makes the network.
+        task: its only one.
+        device: where the network is.
+        density: share of the weights that the task keeps; at 1 it owns every entry.
+        method: how weights are scored, at a density below 1.
+        sample: training examples that weights are scored on; None takes all.
+        training: passed to :func:`~msnlib.fit`.
 
     Returns:
-        The network and its training; ``training`` is passed to :func:`~msnlib.fit`, the rest to
-        :func:`~msnlib.fit_sequence`.
+        The network and its training.
     """
     net = build([task]).to(device)
     method = method if density < 1 else "random"  # where every entry is kept, scores decide nothing
@@ -44,12 +52,14 @@ def dedicated(
 def narrow(build: Builder, task: Task, density: float) -> Builder:
     """The same builder with fewer units: its dense network has the size of a subnetwork of this density.
 
-    The largest with at most as many weights and biases as a task of this density owns (or the smallest there is).
-
     Args:
         build: takes ``scale``, as :func:`~msnlib.dense_network` and :func:`~msnlib.conv_network` do.
         task: whose input and output the network has.
         density: of the subnetwork.
+
+    Returns:
+        A builder of the largest network with at most as many weights and biases as the task would own (or of the
+        smallest there is).
     """
     budget = sum(entries(tensor.numel(), density) for tensor in shared_tensors(build([task])).values())
     low, high = 0.0, 1.0
