@@ -6,7 +6,7 @@ import pytest
 
 from msnlib import dense_network, seed_everything
 from msnlib.lab.claim import CLAIM_COLUMNS, claim_table, claim_verdicts, read_margins
-from msnlib.lab.experiments import dedicated
+from msnlib.lab.networks import dedicated
 from msnlib.lab.parameters import ParameterError
 from msnlib.lab.records import Run, read_records
 from msnlib.lab.statistics import Margin, bootstrap, compare

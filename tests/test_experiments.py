@@ -5,8 +5,29 @@ from functools import partial
 import pytest
 import torch
 
-from msnlib import AUTHORS, CONVERGED, conv_network, dense_network, fit_sequence, load_task, predict
-from msnlib.lab.experiments import CONTROLS, comparison, controls, dedicated, narrow, record
+from msnlib import (
+    AUTHORS,
+    CONVERGED,
+    allocate,
+    conv_network,
+    dense_network,
+    fit_sequence,
+    load_task,
+    owner_map,
+    predict,
+)
+from msnlib.lab.experiments import (
+    CONTROLS,
+    SUFFIXES,
+    comparison,
+    controls,
+    print_forgetting,
+    record,
+    record_phases,
+    start,
+)
+from msnlib.lab.networks import dead_outputs, dedicated, describe, narrow, permuted, shared_network
+from msnlib.lab.parameters import ParameterError
 from msnlib.lab.records import Run
 from msnlib.subnetworks import shared_tensors
 
@@ -87,3 +108,99 @@ def test_a_record_leaves_the_net_at_the_first_rule(group):
     run = Run("E1", notebook="02_parallel_dense", profile="quick", seed=0)
     record(run, net, history, group, "multitask", [AUTHORS, CONVERGED])
     assert torch.equal(predict(net, group[0]), before)
+
+
+@pytest.fixture
+def opening():
+    """`start` with what a notebook gives it; torch's state is put back afterwards."""
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    settings = {"quick": dict(width=8, dtype=torch.float64), "laptop": dict(width=16, dtype=torch.float32)}
+    given = dict(profile="quick", seed=3, device="cpu", threads=1, density=0.5)
+    yield lambda **other: start("E1", "02_parallel_dense", settings, **given | other)
+    torch.set_default_dtype(dtype)
+    torch.set_num_threads(threads)
+
+
+def test_a_run_starts_with_its_setting_and_everything_that_decides_its_results(opening):
+    drawn = []
+    for profile, dtype in (("quick", torch.float64), ("laptop", torch.float32)):
+        run, setting, device = opening(profile=profile)
+        assert run.configuration == dict(profile=profile, seed=3, device="cpu", threads=1, density=0.5)
+        assert (torch.get_default_dtype(), torch.get_num_threads(), device) == (dtype, 1, torch.device("cpu"))
+        drawn.append((setting["width"], torch.initial_seed(), torch.rand(4, dtype=torch.float64).tolist()))
+    assert drawn[0][0] == 8 and drawn[1][0] == 16 and drawn[0][1:] == drawn[1][1:]
+    run, _, device = opening(device="auto", threads=None, dtype=torch.float32)
+    assert run.configuration["device"] == "auto" and device.type in ("cpu", "cuda")
+    assert "threads" not in run.configuration and torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize(
+    "other, error, words",
+    [
+        (dict(profile="huge"), ParameterError, "profile is 'huge'"),
+        (dict(seed=-1), ParameterError, "seed is -1"),
+        (dict(threads=0), ParameterError, "threads is 0"),
+        (dict(density=1.5), ParameterError, "density is 1.5"),
+        (dict(device="tpu"), ParameterError, "device is 'tpu'"),
+        (dict(profile="paper"), ValueError, "'paper' has no setting in 02_parallel_dense, which has quick, laptop"),
+    ],
+)
+def test_a_run_that_cannot_start_says_why_and_changes_nothing(opening, other, error, words):
+    torch.manual_seed(11)
+    before = torch.initial_seed(), torch.get_default_dtype()
+    with pytest.raises(error, match=words):
+        opening(**other)
+    assert (torch.initial_seed(), torch.get_default_dtype()) == before
+
+
+def test_phases_are_recorded_under_the_names_that_notebooks_look_up(group, capsys):
+    build, phases = partial(dense_network, inputs=64, width=24, depth=2), [group[:1], group[1:]]
+    rules = [AUTHORS, CONVERGED]
+    net = build(group[:1])
+    sequence = fit_sequence(net, phases, 0.25, epochs=1, stopping=rules)
+    run = Run("E3", notebook="03_sequential_unrelated", profile="quick", seed=0)
+    record_phases(run, net, sequence, phases, "multitask", rules)
+    expected = {(task.name, "multitask" + suffix) for task in group for suffix in SUFFIXES.values()}
+    assert set(zip(run.table()["task"], run.table()["arm"], strict=True)) == expected
+    print_forgetting(sequence, "here, ")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"here, {task.name}: forgetting 0.0, largest change of any output 0.0" for task in group]
+
+
+@pytest.mark.parametrize("method", ["gradient", "random"])
+def test_a_shared_network_is_the_loop_over_allocate_in_the_order_asked_for(group, method):
+    build = partial(dense_network, width=24, depth=2)
+    for order in (None, group[::-1]):
+        net, expected = shared_network(build, group, 0.25, method, order=order, sample=40, seed=5), build(group)
+        for task in order or group:
+            allocate(expected, task.name, 0.25, method, task.batches("train", limit=40), task.loss, seed=5)
+        assert all(owner.equal(owner_map(expected)[name]) for name, owner in owner_map(net).items())
+        assert all(tensor.equal(net.state_dict()[name]) for name, tensor in expected.state_dict().items())
+
+
+def test_a_dead_output_is_one_that_no_input_moves(group):
+    net = shared_network(partial(dense_network, width=24, depth=1), group, 0.02)
+    for task in group:
+        weight = net.heads[task.name].weight.dense(task.name)
+        dead = [k for k in range(task.outputs) if not weight[k].any()]
+        assert 0 < len(dead) < task.outputs and dead_outputs(net)[task.name] == dead
+
+
+def test_a_permuted_task_has_the_same_pixels_in_one_other_order(group):
+    other, again, third = permuted(group[0], 7), permuted(group[0], 7, "other"), permuted(group[0], 8)
+    assert (other.name, again.name) == ("digits_permuted_7", "other")
+    for split in ("train", "valid", "test"):
+        (x, y), (moved, label) = group[0].split(split), other.split(split)
+        assert moved.shape == x.shape and label.equal(y) and not moved.equal(x)
+        assert moved.flatten(1).sort(1).values.equal(x.flatten(1).sort(1).values)
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(7))
+    assert other.test[0].flatten(1).equal(group[0].test[0].flatten(1)[:, order])
+    assert again.test[0].equal(other.test[0]) and not third.test[0].equal(other.test[0])
+
+
+def test_tasks_are_described_by_the_sizes_of_their_parts(group, capsys):
+    describe(group)
+    sizes = [[len(task.split(part)[0]) for part in ("train", "valid", "test")] for task in group]
+    assert capsys.readouterr().out.splitlines() == [
+        f"{task.name}: {a} train, {b} validation, {c} test" for task, (a, b, c) in zip(group, sizes, strict=True)
+    ]

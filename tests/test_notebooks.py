@@ -75,3 +75,22 @@ REPORTS = sorted((Path(__file__).parent.parent / "reports").glob("*/*/*.ipynb"))
 def test_no_output_shows_a_path_of_one_machine(path):
     outputs = json.dumps([cell["outputs"] for cell in _code(path)])
     assert re.findall(r"/(?:work|tmp|root|home|Users)/[\w.-]*", outputs) == []
+
+
+@pytest.mark.parametrize("number", ["02", "03", "07", "14", "15"])
+def test_the_first_figure_comes_before_forty_lines_of_code(number):
+    (path,) = (path for path in NOTEBOOKS if path.stem.startswith(number))
+    lines = 0
+    for cell in _code(path):
+        lines += sum(not re.match(r"\s*(#|$)", line) for line in source_of(cell).splitlines())
+        if any("image/png" in output.get("data", {}) for output in cell["outputs"]):
+            break
+    assert lines < 40
+
+
+@every_notebook
+def test_of_msnlib_only_its_top_and_the_labs_are_imported(path):
+    trees = [ast.parse(re.sub(r"^[%!].*$", "", source_of(cell), flags=re.M)) for cell in _code(path)]
+    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    modules = [node.module if isinstance(node, ast.ImportFrom) else a.name for node in nodes for a in node.names]
+    assert {module for module in modules if module.split(".")[0] == "msnlib"} <= {"msnlib", "msnlib.lab"}

@@ -6,12 +6,18 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "arms": ["BUILDERS", "beyondml_layer"],
+        "benchmark": ["race", "ratio", "waiting"],
         "claim": ["claim_table", "claim_verdicts", "read_margins"],
         "experiments": [
-            *("CONTROLS", "allocation_table", "choose_device", "comparison", "controls", "dedicated", "idle_units"),
-            *("narrow", "record"),
+            *("CONTROLS", "SUFFIXES", "choose_device", "comparison", "controls", "print_forgetting", "record"),
+            *("record_phases", "start"),
         ],
         "figures": ["forest", "results"],
+        "networks": [
+            *("allocation_table", "dead_outputs", "dedicated", "describe", "idle_units", "narrow", "permuted"),
+            *("shared_network", "trunk_owners"),
+        ],
         "plots": ["LINES", "bars", "learning_curves", "matrix", "owners", "samples", "style", "values"],
         "published": ["other_outputs", "published_table", "published_value"],
         "records": ["Run", "read_records"],

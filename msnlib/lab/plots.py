@@ -128,8 +128,10 @@ def owners(maps: Mapping[str, Tensor], names: Sequence[str], window: int | None 
 def bars(run: Run) -> None:
     """The record's metrics, a panel per task and a bar per arm; a thick line across a bar is the published figure.
 
-    Arms under a second stopping rule ("multitask, converged") are hatched. ``quick`` uses other data than the paper, so
-    nothing is drawn across its bars.
+    Arms under a second stopping rule ("multitask, converged") are hatched.
+
+    Args:
+        run: one in ``quick`` uses other data than the paper, so nothing is drawn across its bars.
     """
     table = run.table()
     table = table[table["metric"].isin(["accuracy", "mse"])]
@@ -149,13 +151,9 @@ def bars(run: Run) -> None:
             published = published_value(run.experiment, name, arm, metric)
             if run.configuration["profile"] != "quick" and published is not None:
                 ax.plot([published, published], [place - 0.48, place + 0.48], color="black", linewidth=4)
-            box = {
-                "facecolor": "white",
-                "edgecolor": "none",
-                "pad": 1.0,
-            }  # at the foot, where no published line crosses
-            ax.annotate(format_value(metric, value), (low, place), (4, 0), textcoords="offset points", va="center",
-                        fontsize=9, bbox=box)  # fmt: skip
+            # At the foot, where no published line crosses.
+            look = dict(fontsize=9, va="center", bbox=dict(facecolor="white", edgecolor="none", pad=1.0))
+            ax.annotate(format_value(metric, value), (low, place), (4, 0), textcoords="offset points", **look)
         ax.set(title=name, xlabel="accuracy in %" if metric == "accuracy" else metric)
         ax.set_yticks(range(len(arms)), arms)
         ax.set_ylim(len(arms) - 0.4, -0.6)
