@@ -13,9 +13,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "figures": ["forest", "results"],
         "plots": ["LINES", "bars", "learning_curves", "matrix", "owners", "samples", "style", "values"],
+        "pooling": ["headline", "over_seeds"],
         "published": ["other_outputs", "published_table", "published_value"],
         "records": ["Run", "read_records"],
-        "report": ["headline", "paired", "report_table"],
+        "report": ["paired", "report_table"],
         "statistics": ["over_examples"],
     },
 )

@@ -11,15 +11,25 @@ import numpy as np
 import pandas as pd
 
 from msnlib.lab.parameters import ParameterError
+from msnlib.lab.pooling import headline
 from msnlib.lab.published import published_table
 from msnlib.lab.records import read_examples, read_records
-from msnlib.lab.report import headline
-from msnlib.lab.statistics import BOOTSTRAP_SEEDS, Margin, compare, intersection
+from msnlib.lab.statistics import BOOTSTRAP_SEEDS, Margin, compare, intersection, verdict, without_one
 
 CLAIM_COLUMNS = (
-    *("experiment", "profile", "task", "metric", "seeds", "subnetwork", "control", "difference", "low", "high"),
+    *("experiment", "profile", "task", "rule", "metric", "seeds", "subnetwork", "control", "difference", "low", "high"),
     *("boot_low", "boot_high", "boot_seeds", "margin", "p_noninferior", "p_equivalent", "verdict"),
+    *("capped", "dead_outputs", "without_one", "without_one_low", "without_one_high", "without_one_verdict"),
 )
+RULES = ("converged", "authors")  # the verdict on the claim is the first rule's; the other stands beside it
+CAPPED = "ended by the cap"  # in place of a verdict
+# Records made before a record said what had ended a training. In these runs the notebook's cell ``settings`` allowed so
+# few epochs (10, 20 and 8) that the cap ended most trainings. Which ones is not stored, so all of them count as capped.
+CAPPED_BEFORE = {
+    ("04_parallel_conv", "laptop"),
+    ("06_sequential_natural_images", "laptop"),
+    ("08_self_ensemble", "laptop"),
+}
 
 # What is compared is "multitask" with "dedicated", but for
 ARMS = {
@@ -55,83 +65,123 @@ def read_margins(path: Path | str) -> dict[str, Margin]:
     return margins
 
 
-def claim_table(folder: Path | str, margins: Mapping[str, Margin], rule: str = "converged") -> pd.DataFrame:
-    """Return one row per experiment of the paper and task: the comparison over all seeds that have both networks.
+def claim_table(folder: Path | str, margins: Mapping[str, Margin]) -> pd.DataFrame:
+    """Return one row per experiment of the paper, task and stopping rule: the comparison over all seeds with both
+    networks.
 
-    The runs are those of `msnlib.lab.report.headline`, never ``quick``; of several runs of one seed one counts.
-    ``subnetwork`` and ``control`` are means of the metric; ``difference``, ``low``, ``high``, ``boot_low``,
-    ``boot_high`` and ``margin`` are points of accuracy, or per cent of the control's squared error, positive is better
-    (`msnlib.lab.statistics.Comparison`). The bootstrap is over those ``boot_seeds`` whose records hold the outcomes of
-    the test examples, if they are at least three.
+    The runs are those of `msnlib.lab.pooling.headline`, never ``quick``. ``subnetwork`` and ``control`` are means of
+    the metric; ``difference``, ``low``, ``high``, ``boot_low``, ``boot_high`` and ``margin`` are points of accuracy,
+    or per cent of the control's squared error, positive is better (`msnlib.lab.statistics.Comparison`). The bootstrap
+    is over those ``boot_seeds`` whose records hold the outcomes of the test examples, if they are at least three; over
+    the same seeds ``without_one`` is the difference without the test example that a good result needs most.
+
+    ``capped`` counts the trainings, of two a seed, that the cap on epochs ended before the rule would have. Where
+    there is one, the verdict is `CAPPED`, which is none. ``dead_outputs``: of a subnetwork's outputs those without a
+    weight, the most in any seed; missing where no record says.
 
     Args:
         folder: of records, as for `read_records`.
         margins: task -> margin. Tasks without one are not tested; ``attrs["untested"]`` of the table names them and
             those without a control, as pairs of experiment and task.
-        rule: the stopping rule of both networks; "" is the first, as published.
 
-    Raises `ParameterError` when a margin is not in its task's metric.
+    Raises:
+        ParameterError: a margin is not in its task's metric.
     """
     folder = Path(folder)
     rows, untested = [], []
-    for experiment, profile, task, metric, pairs in _pairs(read_records(folder), folder, rule):
-        if task not in margins or not pairs:
+    for key, by_rule in _pairs(read_records(folder), folder):
+        experiment, profile, task, metric = key
+        tested = {rule: pairs for rule, pairs in by_rule.items() if pairs}
+        if task not in margins or not tested:
             untested.append((experiment, task))
             continue
         margin = margins[task]
         if margin.metric != metric:
             raise ParameterError(f"margin of {task} is {margin}, but its metric is {metric}")
-        values = np.array([[own["value"], control["value"]] for own, control in pairs]).T
-        examples = _examples(folder, task, pairs)
-        found = compare(*values, margin, examples=examples)
-        row = {name: getattr(found, name) for name in CLAIM_COLUMNS if hasattr(found, name)}
-        row |= {"experiment": experiment, "profile": profile, "task": task, "metric": metric, "margin": margin.value}
-        row |= {"subnetwork": values[0].mean(), "control": values[1].mean()}
-        rows.append(row | {"boot_seeds": 0 if examples is None else len(examples[0])})
+        named = {"experiment": experiment, "profile": profile, "task": task, "metric": metric}
+        rows += [named | {"rule": rule} | _row(folder, pairs, margin) for rule, pairs in tested.items()]
     table = pd.DataFrame(rows, columns=list(CLAIM_COLUMNS))
-    numbers = [*CLAIM_COLUMNS[5:12], *CLAIM_COLUMNS[13:16]]
-    table = table.astype(dict.fromkeys(numbers, float))  # None is NaN
+    words = {"experiment", "profile", "task", "rule", "metric", "verdict", "without_one_verdict"}
+    whole = {"seeds", "boot_seeds", "capped"}
+    table = table.astype({name: float for name in CLAIM_COLUMNS if name not in words | whole})  # None is NaN
+    table = table.astype(dict.fromkeys(whole, int))
     table.attrs["untested"] = untested
     return table
 
 
-def claim_verdicts(table: pd.DataFrame, by: str = "experiment") -> dict[str, str]:
+def _row(folder: Path, pairs: list[tuple[Any, Any]], margin: Margin) -> dict[str, Any]:
+    """Return what one row of `claim_table` says of the pairs, apart from whose they are."""
+    values = np.array([[own["value"], control["value"]] for own, control in pairs]).T
+    examples = _examples(folder, pairs)
+    found = compare(*values, margin, examples=examples)
+    row = {name: getattr(found, name) for name in CLAIM_COLUMNS if hasattr(found, name)}
+    row |= {"subnetwork": values[0].mean(), "control": values[1].mean(), "margin": margin.value}
+    row |= {"boot_seeds": 0 if examples is None else len(examples[0])}
+    row |= {"capped": sum(map(_ended_by_cap, (row for pair in pairs for row in pair)))}
+    dead = [own["dead_outputs"] for own, _ in pairs if not pd.isna(own["dead_outputs"])]
+    row |= {"dead_outputs": max(dead, default=None)}
+    if row["capped"]:
+        row |= {"verdict": CAPPED, "p_noninferior": None, "p_equivalent": None}
+    elif examples is not None:
+        difference, low, high = without_one(*examples, margin)
+        row |= {"without_one": difference, "without_one_low": low, "without_one_high": high}
+        row |= {"without_one_verdict": verdict(*map(margin.inverse, (low, high)), margin.limit)}
+    return row
+
+
+def _ended_by_cap(row: Mapping[str, Any]) -> bool:
+    if pd.isna(row["capped"]):
+        return (row["notebook"], row["profile"]) in CAPPED_BEFORE
+    return bool(row["capped"])
+
+
+def claim_verdicts(table: pd.DataFrame, by: str = "experiment", rule: str = RULES[0]) -> dict[str, str]:
     """Return the verdict on "no loss on any task" for each value of a column of `claim_table`: an experiment, or a
     ``"profile"``. There is none on all: what smaller networks than the paper's lose says nothing of the paper's.
+
+    Where the cap ended all, there is no verdict but `CAPPED`; where it ended some, the claim cannot be shown.
     """
-    return {name: intersection(rows["verdict"]) for name, rows in table.groupby(by, sort=False)}
+    found = {}
+    for name, rows in table[table["rule"] == rule].groupby(by, sort=False):
+        words = set(rows["verdict"])
+        ended = words == {CAPPED}
+        found[name] = CAPPED if ended else intersection("inconclusive" if w == CAPPED else w for w in words)
+    return found
 
 
 def _pairs(
-    records: pd.DataFrame, folder: Path, rule: str
-) -> Iterator[tuple[str, str, str, str, list[tuple[Any, Any]]]]:
-    """Yield experiment, profile, task, metric, and per shared seed the rows of the subnetwork and of its control."""
-    plain = records[(records["overrides"] == "{}") & (records["profile"] != "quick")]
+    records: pd.DataFrame, folder: Path
+) -> Iterator[tuple[tuple[str, str, str, str], dict[str, list[tuple[Any, Any]]]]]:
+    """Yield (experiment, profile, task, metric) and, per rule and shared seed, the subnetwork's row and its
+    control's."""
+    plain = records[records["profile"] != "quick"]
     plain = plain[plain["metric"].isin(["accuracy", "mse"]) & plain["experiment"].isin(published_table()["id"])]
     stored = plain["file"].map({name: (folder / name).with_suffix(".npz").exists() for name in plain["file"].unique()})
     best = plain.assign(stored=stored).sort_values("stored", ascending=False, kind="stable")
-    groups = (headline(of_one) for _, of_one in best.groupby("profile"))  # never two configurations in one pair
-    networks = {key: rows for found in groups for key, rows in found.groupby(["experiment", "profile", "task", "arm"])}
+    shown = headline(best, each=("experiment", "profile"))  # never two configurations in one pair
+    networks = dict(list(shown.groupby(["experiment", "profile", "task", "arm"])))
 
     def seeds(*key: str) -> dict[int, Any]:
-        rows = networks.get(key, best[:0]).drop_duplicates("seed")
-        return {row["seed"]: row for row in rows.to_dict("records")}
+        return {row["seed"]: row for row in networks.get(key, shown[:0]).to_dict("records")}
 
-    ending = f", {rule}" if rule else ""
     tasks = headline(plain)[["experiment", "profile", "task", "metric"]].drop_duplicates()
     for experiment, profile, task, metric in tasks.itertuples(index=False):
-        own_arm, control_arm = (arm + ending for arm in ARMS.get(experiment, ("multitask", "dedicated")))
-        own = seeds(experiment, profile, task, own_arm)
-        lent = seeds(LENDERS[experiment], profile, task, control_arm) if experiment in LENDERS else {}
-        control = lent | seeds(experiment, profile, task, control_arm)
-        yield experiment, profile, task, metric, [(own[s], control[s]) for s in sorted(own.keys() & control.keys())]
+        by_rule = {}
+        for rule in RULES:
+            ending = "" if rule == "authors" else f", {rule}"
+            own_arm, control_arm = (arm + ending for arm in ARMS.get(experiment, ("multitask", "dedicated")))
+            own = seeds(experiment, profile, task, own_arm)
+            lent = seeds(LENDERS[experiment], profile, task, control_arm) if experiment in LENDERS else {}
+            control = lent | seeds(experiment, profile, task, control_arm)
+            by_rule[rule] = [(own[s], control[s]) for s in sorted(own.keys() & control.keys())]
+        yield (experiment, profile, task, metric), by_rule
 
 
-def _examples(folder: Path, task: str, pairs: list[tuple[Any, Any]]) -> tuple[np.ndarray, np.ndarray] | None:
+def _examples(folder: Path, pairs: list[tuple[Any, Any]]) -> tuple[np.ndarray, np.ndarray] | None:
     """Return (seeds, examples) of both networks, of the seeds that have them; None when those are too few."""
     found = []
     for pair in pairs:
-        outcomes = [read_examples(folder / row["file"]).get((task, row["arm"])) for row in pair]
+        outcomes = [read_examples(folder / row["file"]).get((row["task"], row["arm"])) for row in pair]
         if all(array is not None for array in outcomes):
             found.append(outcomes)
     if len(found) < BOOTSTRAP_SEEDS:

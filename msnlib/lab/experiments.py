@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
 from msnlib.allocation import entries
+from msnlib.lab.pooling import over_seeds, pooled
 from msnlib.lab.published import published_value
 from msnlib.lab.records import Run, read_records
 from msnlib.lab.report import format_value
@@ -120,6 +119,7 @@ def record(
     """Add every task's test metric and the outcome of each test example, under every stopping rule, to a run's record.
 
     The first rule's results stand under ``arm``, the others' under ``"arm, rule"``; the net is left at the first rule.
+    Beside each stands whether the cap on epochs ended the training, and how many of the task's outputs own no weight.
     """
     group = [group] if isinstance(group, Task) else group
     run.data |= {task.name: task.description for task in group}
@@ -136,8 +136,16 @@ def record(
                 value=task.score(prediction, target),
                 seconds=history.seconds(rule, task.name),
                 examples=task.outcomes(prediction, target),
+                capped=history.capped[rule.name, task.name],
+                dead_outputs=dead_outputs(net, task.name),
             )
     history.use(rules[0])
+
+
+def dead_outputs(net: nn.Module, task: str) -> int | None:
+    """How many of the task's outputs own no weight, at best a bias; None where no output layer is shared out."""
+    heads = [t for t in shared_tensors(net, task).values() if t.is_output and len(t.shape) > 1]
+    return sum(int((head.used_per_unit(task) == 0).sum()) for head in heads) if heads else None
 
 
 def allocation_table(net: nn.Module) -> pd.DataFrame:
@@ -162,33 +170,28 @@ def idle_units(net: nn.Module) -> pd.DataFrame:
 def comparison(run: Run) -> pd.DataFrame:
     """Ours against the published figures: a row per task and arm.
 
-    The mean is over this run and those runs of other seeds with the same configuration whose records lie under
-    ``$MSNLIB_REPORTS``; ``msn run`` sets it to its output folder. ``quick`` uses other data: nothing is published.
+    The mean is over this run and those runs of other seeds of its pool (:mod:`msnlib.lab.pooling`) whose records lie
+    under ``$MSNLIB_REPORTS``; ``msn run`` sets it to its output folder. ``quick`` uses other data than
+    the paper.
     """
-    configuration = _without_seed(run.configuration)
-    mine = run.table().assign(seed=run.configuration["seed"])
+    own = run.records()
     folder = os.environ.get("MSNLIB_REPORTS")
-    others = read_records(folder) if folder else pd.DataFrame()
-    if len(others):
-        others = others[(others["notebook"] == run.notebook) & (others["seed"] != run.configuration["seed"])]
-        same = [_without_seed(json.loads(text)) == configuration for text in others["configuration"]]
-        mine = pd.concat([mine, others[np.array(same, dtype=bool)]])
+    others = read_records(folder) if folder else own[:0]
+    others = others[(others["notebook"] == run.notebook) & (others["seed"] != run.configuration["seed"])]
+    both = pooled(pd.concat([own, others])) if len(others) else pooled(own)
+    mine = both[both["fixed"] == both["fixed"].iloc[0]].copy()
     quick = run.configuration["profile"] == "quick"
     mine["task"] = pd.Categorical(mine["task"], mine["task"].unique())  # a task's arms one below the other
-    mine = mine.sort_values("task", kind="stable")
-    rows = []
-    for (task, arm, metric), found in mine.groupby(["task", "arm", "metric"], sort=False, observed=True):
-        published = None if quick else published_value(run.experiment, task, arm, metric)
-        mean, sd = found["value"].mean(), found["value"].std(ddof=1)
-        row = {"task": task, "arm": arm, "metric": metric, "this run": found["value"].iloc[0], "mean": mean, "sd": sd}
-        difference = None if published is None else mean - published
-        rows.append(row | {"seeds": found["seed"].nunique(), "published": published, "difference": difference})
-    table = pd.DataFrame(rows)
+    mine = mine.sort_values("task", kind="stable").astype({"task": str})
+    table = over_seeds(mine, ["task", "arm", "metric"]).reset_index()
+    first = mine.drop_duplicates(["task", "arm", "metric"])
+    table.insert(3, "this run", list(first["value"]))
+    keys = table[["task", "arm", "metric"]].itertuples(index=False)
+    table["published"] = [None if quick else published_value(run.experiment, *key) for key in keys]
+    table["difference"] = table["mean"] - table["published"].astype(float)
+    columns = ["task", "arm", "metric", "this run", "mean", "sd", "seeds", "published", "difference"]
+    table = table[columns]
     for column in ("this run", "mean", "sd", "published", "difference"):
         signed = column == "difference"
         table[column] = [format_value(m, v, signed) for m, v in zip(table["metric"], table[column], strict=True)]
     return table.set_index(["task", "arm"])
-
-
-def _without_seed(configuration: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in configuration.items() if name != "seed"}

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
 from statsmodels.stats.weightstats import DescrStatsW
 
 CONFIDENCE = 0.9  # two-sided, so that each one-sided test is at 5 %
@@ -78,6 +79,10 @@ class Margin:
     def shown(self, difference: float) -> float:
         """A difference as it is reported: points, or by how many per cent of the control's the error is lower."""
         return float(-100 * np.expm1(-difference) if self.metric == "mse" else difference)
+
+    def inverse(self, shown: float) -> float:
+        """The difference on the scale of the test that `shown` reports as this."""
+        return -math.log1p(-shown / 100) if self.metric == "mse" else shown
 
 
 @dataclass(frozen=True)
@@ -185,6 +190,43 @@ def over_examples(subnetwork: ArrayLike, control: ArrayLike) -> tuple[float, flo
     """
     a, b = _checked(subnetwork, control, "examples")
     return float((a - b).mean()), float((a - b).std(ddof=1) / math.sqrt(len(a)))
+
+
+def without_one(
+    subnetwork_examples: ArrayLike, control_examples: ArrayLike, margin: Margin, confidence: float = CONFIDENCE
+) -> tuple[float, float, float]:
+    """Return difference, low and high of `compare` without the one test example that a good result needs most.
+
+    Every example is left out in turn; given is the case whose interval reaches lowest. A verdict that changes rests on
+    a single example, as one on a mean squared error over few examples can.
+
+    Args:
+        subnetwork_examples, control_examples: as `bootstrap` takes them, of at least two seeds and two examples.
+        margin: for its metric alone.
+        confidence: of the interval.
+
+    Returns:
+        In points or per cent, as in `Comparison`.
+
+    Raises:
+        ValueError: as `compare`, and for fewer than two seeds or examples.
+    """
+    a, b = _checked(subnetwork_examples, control_examples, "seeds, examples")
+    seeds, examples = a.shape
+    if seeds < 2 or examples < 2:
+        raise ValueError(f"there must be at least two seeds and two examples, not {seeds} and {examples}")
+    unit = 100 if margin.metric == "accuracy" else 1
+    rest = [unit * (network.sum(1, keepdims=True) - network) / (examples - 1) for network in (a, b)]
+    differences = margin.differences(*rest)  # (seeds, examples), each without one
+    mean, half = differences.mean(0), _half_width(differences, confidence)
+    worst = int((mean - half).argmin())
+    return tuple(margin.shown(x) for x in (mean[worst], mean[worst] - half[worst], mean[worst] + half[worst]))
+
+
+def _half_width(values: np.ndarray, confidence: float) -> np.ndarray:
+    """Return half the width of the t interval of the mean over the first axis."""
+    count = len(values)
+    return stats.t.ppf((1 + confidence) / 2, count - 1) * values.std(0, ddof=1) / math.sqrt(count)
 
 
 def bootstrap(
