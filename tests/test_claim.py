@@ -1,13 +1,16 @@
 """The claim's table from records whose differences are known by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from msnlib import dense_network, seed_everything
-from msnlib.lab.claim import CLAIM_COLUMNS, claim_table, claim_verdicts, read_margins
+from msnlib.lab.claim import CAPPED, CAPPED_BEFORE, CLAIM_COLUMNS, claim_table, claim_verdicts, read_margins
 from msnlib.lab.experiments import dedicated
 from msnlib.lab.parameters import ParameterError
+from msnlib.lab.publish import claim_section
 from msnlib.lab.records import Run, read_records
 from msnlib.lab.statistics import Margin, bootstrap, compare
 from msnlib.subnetworks import shared_tensors
@@ -41,6 +44,7 @@ def test_a_row_is_the_comparison_over_seeds(out):
         _save("E3", seed, _pair(pair[0] / 1e4, pair[1] / 1e4, "boston"), metric="mse")
     table = claim_table(out, MARGINS)
     assert list(table.columns) == list(CLAIM_COLUMNS)
+    assert table["rule"].tolist() == ["converged"] * 2 and table["capped"].tolist() == [0, 0]
     row, error = table.to_dict("records")
     expected = compare(own, control, MARGINS["mnist"])
     for name in ("difference", "low", "high", "p_noninferior", "p_equivalent", "verdict", "seeds"):
@@ -160,13 +164,83 @@ def test_what_has_no_margin_or_belongs_to_no_published_experiment_is_not_tested(
     assert claim_table(out / "none", MARGINS).empty
 
 
-def test_the_other_stopping_rule(out):
-    run = Run("E1", notebook="02_a", profile="paper", seed=0)
-    for arm, value in (("multitask", 97.0), ("dedicated", 96.0)):
-        run.add(task="mnist", arm=arm, metric="accuracy", value=value)
+def test_both_stopping_rules_stand_side_by_side(out):
+    for seed in (0, 1):
+        run = Run("E1", notebook="02_a", profile="paper", seed=seed)
+        for rule, own in (("", 97.0), (", converged", 96.5)):
+            run.add(task="mnist", arm=f"multitask{rule}", metric="accuracy", value=own)
+            run.add(task="mnist", arm=f"dedicated{rule}", metric="accuracy", value=97.2)
+        run.save()
+    table = claim_table(out, MARGINS)
+    assert table[["rule", "difference", "verdict"]].values.tolist() == [
+        ["converged", pytest.approx(-0.7), "inferior"],
+        ["authors", pytest.approx(-0.2), "non-inferior"],
+    ]
+    assert claim_verdicts(table) == {"E1": "inferior"}
+    assert claim_verdicts(table, rule="authors") == {"E1": "non-inferior"}
+
+
+def _save_capped(seed, capped, rule=", converged", notebook="02_a", profile="paper", **notes):
+    run = Run("E1", notebook=notebook, profile=profile, seed=seed)
+    for arm, value, ended in (("multitask", 90.0, capped), ("dedicated", 97.0, False if capped is not None else None)):
+        run.add(task="mnist", arm=arm + rule, metric="accuracy", value=value + seed / 10, capped=ended, **notes)
     run.save()
-    assert claim_table(out, MARGINS, rule="")["difference"].tolist() == [1.0]
-    assert claim_table(out, MARGINS).empty
+
+
+@pytest.mark.parametrize(("capped", "counted"), [(True, 1), (False, 0), (None, 0)])
+def test_a_training_that_the_cap_ended_gives_no_verdict(out, capped, counted):
+    _save_capped(0, False, dead_outputs=1)
+    _save_capped(1, capped, dead_outputs=3)
+    _save_capped(2, False)
+    (row,) = claim_table(out, MARGINS).to_dict("records")
+    assert (row["capped"], row["dead_outputs"], row["seeds"]) == (counted, 3, 3)
+    assert row["verdict"] == (CAPPED if counted else "inferior")
+    assert np.isnan(row["p_noninferior"]) == bool(counted) and row["difference"] == pytest.approx(-7)
+    assert claim_verdicts(claim_table(out, MARGINS)) == {"E1": row["verdict"]}
+
+
+def test_old_records_of_runs_that_were_cut_short_count_as_capped(out):
+    for notebook, profile in sorted(CAPPED_BEFORE):
+        _save_capped(0, None, notebook=notebook, profile=profile)
+        assert claim_table(out, MARGINS)["verdict"].tolist() == [CAPPED]
+        _save_capped(0, False, notebook=notebook, profile=profile)  # the same run, by a version that says
+        assert claim_table(out, MARGINS)["verdict"].tolist() == ["inconclusive"]
+        for file in out.iterdir():
+            file.unlink()
+    names = {path.stem for path in (Path(__file__).parent.parent / "notebooks").glob("*.ipynb")}
+    assert {notebook for notebook, _ in CAPPED_BEFORE} <= names
+
+
+def test_an_experiment_whose_task_the_cap_ended_is_not_shown_but_can_be_refuted(out):
+    words = ["non-inferior", "inferior", "inconclusive", CAPPED]
+    rows = [
+        ("a", "non-inferior"),
+        ("a", CAPPED),
+        ("b", CAPPED),
+        ("b", "inferior"),
+        ("c", CAPPED),
+        ("d", "non-inferior"),
+    ]
+    table = pd.DataFrame([{"experiment": e, "verdict": v, "rule": "converged"} for e, v in rows])
+    assert set(table["verdict"]) < set(words)
+    assert claim_verdicts(table) == {"a": "inconclusive", "b": "inferior", "c": CAPPED, "d": "non-inferior"}
+
+
+def test_a_verdict_that_rests_on_one_example_is_seen(out):
+    """Nine examples on which the subnetwork is slightly worse, one on which it is far better."""
+    margins = {"boston": MARGINS["boston"]}
+    for seed in range(3):
+        own = np.array([1.2, *[1.3 + seed / 100] * 9]) / 100
+        control = np.array([12.0, *[1.1] * 9]) / 100
+        values = {("boston", "multitask"): own.mean(), ("boston", "dedicated"): control.mean()}
+        _save("E3", seed, values, metric="mse", examples={"multitask": own, "dedicated": control})
+    (row,) = claim_table(out, margins).to_dict("records")
+    assert (row["verdict"], row["without_one_verdict"]) == ("non-inferior", "inferior")
+    rest = compare(1.3 + np.arange(3) / 100, [1.1] * 3, margins["boston"])
+    assert [row[f"without_one{end}"] for end in ("", "_low", "_high")] == pytest.approx(
+        [rest.difference, rest.low, rest.high], rel=1e-5
+    )
+    assert any("rests on one test example" in line for line in claim_section(claim_table(out, margins)).splitlines())
 
 
 def test_a_margin_in_another_metric_is_refused(out):

@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 import torch
 
-from msnlib import AUTHORS, CONVERGED, conv_network, dense_network, fit_sequence, load_task, predict
-from msnlib.lab.experiments import CONTROLS, comparison, controls, dedicated, narrow, record
+from msnlib import AUTHORS, CONVERGED, DeadOutputWarning, conv_network, dense_network, fit_sequence, load_task, predict
+from msnlib.lab.experiments import CONTROLS, comparison, controls, dead_outputs, dedicated, narrow, record
 from msnlib.lab.records import Run
 from msnlib.subnetworks import shared_tensors
 
@@ -87,3 +87,40 @@ def test_a_record_leaves_the_net_at_the_first_rule(group):
     run = Run("E1", notebook="02_parallel_dense", profile="quick", seed=0)
     record(run, net, history, group, "multitask", [AUTHORS, CONVERGED])
     assert torch.equal(predict(net, group[0]), before)
+
+
+def test_a_record_says_what_the_cap_ended_and_how_many_outputs_own_no_weight(group):
+    net = dense_network(group, width=24, depth=2)
+    rules = [AUTHORS, CONVERGED]
+    with pytest.warns(DeadOutputWarning):
+        history = fit_sequence(net, [group], 0.02, epochs=4, stopping=rules).histories[0]
+    run = Run("E1", notebook="02_parallel_dense", profile="quick", seed=0)
+    record(run, net, history, group, "multitask", rules)
+    for row in run.results:
+        weight = net.heads[row["task"]].weight
+        assert row["dead_outputs"] == 10 - len(weight.unit_of(weight[row["task"]].positions).unique()) > 0
+        rule = CONVERGED if row["arm"].endswith("converged") else AUTHORS
+        assert row["capped"] == history.capped[rule.name, row["task"]]
+    assert {row["capped"] for row in run.results if row["arm"].endswith("converged")} == {True}  # five epochs to wait
+    plain = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    assert dead_outputs(plain, "digits") is None
+
+
+def test_the_comparison_takes_other_seeds_of_the_same_pool_only(tmp_path, monkeypatch):
+    monkeypatch.setenv("MSNLIB_RECORDS", str(tmp_path))
+    monkeypatch.setenv("MSNLIB_REPORTS", str(tmp_path))
+
+    def run(seed, value, density=0.1, notebook="02_a", **versions):
+        made = Run("E1", notebook=notebook, profile="laptop", seed=seed, density=density)
+        made.add(task="mnist", arm="multitask", metric="accuracy", value=value)
+        path = made.save()
+        if versions:
+            path.write_text(path.read_text().replace('"numerics": 1', '"numerics": 0'))
+        return made
+
+    run(1, 90.0)
+    run(2, 10.0, density=0.2)
+    run(3, 10.0, notebook="02_b")
+    run(4, 10.0, numerics=0)
+    row = comparison(run(0, 92.0)).loc["mnist"].loc["multitask"]
+    assert row[["this run", "mean", "seeds"]].tolist() == ["92.00", "91.00", 2]

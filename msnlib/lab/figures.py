@@ -10,8 +10,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from msnlib.lab.claim import RULES
+from msnlib.lab.claim import CAPPED, RULES
 from msnlib.lab.plots import LINES, legend_of
 from msnlib.lab.pooling import headline, over_seeds
 from msnlib.lab.published import published_table, published_value
@@ -56,6 +57,7 @@ def results(records: pd.DataFrame) -> Figure:
 
 
 _SHAPES = {"non-inferior": ("o", "black"), "inconclusive": ("o", "white"), "inferior": ("s", "black")}
+_NO_VERDICT = ("X", "0.7")
 _EDGE = 4.0  # margins; what lies beyond is an arrow at the edge
 
 
@@ -70,7 +72,7 @@ def forest(table: pd.DataFrame) -> Figure:
     """
     first = table[table["rule"] == RULES[0]]
     second = table[table["rule"] != RULES[0]].set_index(["experiment", "task"])
-    places = (1.03, 1.24, 1.52, 1.63)
+    places = (1.03, 1.25, 1.53, 1.68)
     height = 0.34 * len(first) + 1.7
     figure, ax = plt.subplots(figsize=(10, height))
     figure.subplots_adjust(left=0.16, right=0.56, bottom=1.3 / height, top=1 - 0.4 / height)
@@ -103,8 +105,10 @@ def forest(table: pd.DataFrame) -> Figure:
     ax.set_yticks(range(len(first)), first["experiment"] + " " + first["task"] + profiles, fontsize=9)
     ax.grid(False)
     handles, labels = legend_of([ax])
-    if labels:
-        figure.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.16, 0), ncols=2, fontsize=9)
+    for word, (marker, face) in (_SHAPES | {CAPPED: _NO_VERDICT}).items():
+        handles.append(Line2D([], [], linestyle="", marker=marker, color="black", markerfacecolor=face))
+        labels.append(word)
+    figure.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.02, 0), ncols=4, fontsize=9)
     return figure
 
 
@@ -124,7 +128,7 @@ def _interval(ax: Axes, y: float, row: Mapping[str, Any], ends: tuple[str, str],
 
 def _mark(ax: Axes, y: float, row: Mapping[str, Any], markersize: float) -> None:
     """Draw a row's difference in margins, its verdict as the mark's shape and filling."""
-    x, (marker, face) = row["difference"] / row["margin"], _SHAPES.get(row["verdict"], ("X", "0.7"))
+    x, (marker, face) = row["difference"] / row["margin"], _SHAPES.get(row["verdict"], _NO_VERDICT)
     marker = marker if abs(x) <= _EDGE else "<" if x < 0 else ">"
     ax.plot(_clipped(x), y, marker, color="black", markerfacecolor=face, markersize=markersize, zorder=3)
 

@@ -36,7 +36,7 @@ _ANSWERS = {  # verdict -> whether the claim holds, and the word for its parts
     "non-inferior": ("it holds", "shown for"),
     "inferior": ("it does not hold", "refuted for"),
     "inconclusive": ("undecided", "open for"),
-    CAPPED: ("no verdict", "ended by the cap on epochs"),
+    CAPPED: ("no verdict", "ended by the cap on epochs:"),
 }
 
 
@@ -44,7 +44,7 @@ def readme_table(records: pd.DataFrame) -> str:
     """Return the README's table as Markdown: a line per published experiment and task, a column per arm.
 
     Cells are the mean over seeds with the range in brackets, where there are several, of `headline`'s runs. A star
-    marks a published figure outside the range of the seeds beside it.
+    marks a published figure outside the range of the seeds beside it, where these have the published sizes.
     """
     published_ids = set(published_table()["id"])
     shown = headline(records)
@@ -55,7 +55,7 @@ def readme_table(records: pd.DataFrame) -> str:
         if not set(_README_ARMS) & set(arms.index) or metric not in ("accuracy", "mse"):
             continue
         for said, only, renamed in _LINES.get(experiment, [("", None, {})]):
-            if only in (None, task):
+            if only in (None, task) and set(renamed.values()) <= set(arms.index):
                 lines.append(_result_line(experiment, task, metric, arms, said, renamed))
     lines.sort(key=lambda line: natural(line[0]))
     header = ["", "task", "profile", "published: each alone", "published: one network", *_README_ARMS.values(), "seeds"]
@@ -86,7 +86,8 @@ def _published_cell(experiment: str, task: str, arm: str, metric: str, ours: pd.
     value = published_value(experiment, task, arm, metric)
     if value is None:
         return ""
-    outside = ours is not None and ours["seeds"] > 1 and not ours["min"] <= value <= ours["max"]
+    alike = ours is not None and ours["profile"] == "paper" and ours["seeds"] > 1
+    outside = alike and not ours["min"] <= value <= ours["max"]
     return format_value(metric, value) + ("*" if outside else "")
 
 
@@ -96,7 +97,7 @@ def claim_section(table: pd.DataFrame) -> str:
     """
     if table.empty:
         return "No run yet has a task with a margin in both networks."
-    dead = table["dead_outputs"].notna().any()
+    dead = bool(table["dead_outputs"].notna().any())
     lines = []
     for (experiment, profile, task), rows in table.groupby(["experiment", "profile", "task"], sort=False):
         by_rule = {row.rule: row for row in rows.itertuples(index=False)}
