@@ -15,21 +15,25 @@ from matplotlib.lines import Line2D
 from msnlib.lab.claim import CAPPED, RULES
 from msnlib.lab.plots import LINES, legend_of
 from msnlib.lab.pooling import headline, over_seeds
-from msnlib.lab.published import published_table, published_value
+from msnlib.lab.published import published_table, published_value, repeating_arm
 from msnlib.lab.report import format_difference
 
 
 def results(records: pd.DataFrame) -> Figure:
     """Every seed beside the published figure: a panel per published experiment and task, a row per arm.
 
+    The arms are those that repeat the published ones: of E10 the trained discerner, of E4's reviews the control in
+    batches of 512.
+
     Args:
         records: as ``read_records`` gives them; of each experiment its largest profile is shown.
     """
     shown = headline(records)
     arms = ["dedicated", "multitask", "dedicated, converged", "multitask, converged"]
-    shown = shown[shown["metric"].isin(["accuracy", "mse"]) & shown["arm"].isin(arms) & (shown["profile"] != "quick")]
+    shown = shown[shown["metric"].isin(["accuracy", "mse"]) & (shown["profile"] != "quick")]
     shown = shown[shown["experiment"].isin(published_table()["id"])]
-    panels = list(shown.groupby(["experiment", "task", "metric"], sort=False))
+    panels = [(key, rows) for key, rows in shown.groupby(["experiment", "task", "metric"], sort=False)
+              if rows["arm"].isin(arms).any()]  # fmt: skip
     columns = min(len(panels), 5)
     lines = math.ceil(len(panels) / columns)
     size = (2.6 * columns + 1.5, 2.0 * lines + 0.6)
@@ -38,9 +42,11 @@ def results(records: pd.DataFrame) -> Figure:
         ax.set_visible(False)
     for ax, ((experiment, task, metric), rows) in zip(axes.flat, panels, strict=False):
         for place, arm in enumerate(arms):
-            values = rows.loc[rows["arm"] == arm, "value"]
+            theirs, comma, rule = arm.partition(", ")
+            ours = repeating_arm(experiment, task, theirs) + comma + rule
+            values = rows.loc[rows["arm"] == ours, "value"]
             ax.plot(values, [place] * len(values), "o", color="0.35", alpha=0.7, label="one seed")
-            published = published_value(experiment, task, arm, metric)
+            published = published_value(experiment, task, ours, metric)
             if published is not None:
                 ax.plot(published, place, "D", color="none", markeredgecolor="black", markersize=9, label="published")
         profile = rows["profile"].iloc[0]

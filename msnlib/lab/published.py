@@ -125,4 +125,10 @@ def published_value(id: str, task: str, arm: str, metric: str) -> float | None:
     return _VALUES.get((id, task, theirs, metric))
 
 
+def repeating_arm(id: str, task: str, arm: str) -> str:
+    """Return which of our arms repeats a published one of an experiment and task."""
+    ours = {theirs: key for key, theirs in _REPEATS.items() if key[:-1] in ((id,), (id, task))}
+    return ours[arm][-1] if arm in ours else arm
+
+
 _VALUES = {(id, task, arm, metric): value for id, _, task, arm, metric, value in _ROWS}
