@@ -85,7 +85,9 @@ def density(records: pd.DataFrame, out: Path) -> str:
         tables.append(f"{task}, accuracy in % by density; {WHOLE}: {mean}\n\n{_table(rows, 'density')}")
     return (
         "Two tasks share a network, and each keeps a smaller and smaller share of the weights. The line without marks "
-        f"is a network with one task that owns every weight. {_origin(shown)}\n\n" + "\n".join(figures) + "\n\n"
+        "is a network with one task that owns every weight. Where weights are scarce, gradients leave classes of a "
+        "head without a weight, and random choice does not: the gap between the lines is not about better or worse "
+        f"weights alone. {_origin(shown)}\n\n" + "\n".join(figures) + "\n\n"
     ) + "\n\n".join([*tables, ""])
 
 
@@ -100,9 +102,10 @@ def capacity(records: pd.DataFrame, out: Path) -> str:
     _curves(ax, shown, "tasks")
     ax.set(xlabel="tasks T that share the network", ylabel="accuracy in %")
     return (
-        "The network is filled with T equally hard tasks, and each gets 1/T of the weights. Nothing is forgotten; what "
-        "falls is what so small a share can learn. Shown is the mean of three tasks, the first, the middle and the "
-        f"last to choose. {_origin(shown)}\n\n"
+        "The network is filled with T equally hard tasks, and each gets 1/T of the weights. Nothing is forgotten. "
+        "Heads are cut like all other layers, so at large T gradients leave classes without a weight: how much of the "
+        "fall is theirs is not measured. Shown is the mean of three tasks, the first, the middle and the last to "
+        f"choose. {_origin(shown)}\n\n"
         f"![Accuracy against the number of tasks, {_ALTERNATIVE}]({_save(figure, ax, out, 'capacity')})\n\n"
         f"Accuracy in % by number of tasks:\n\n{_table(shown, 'tasks')}\n"
     )
@@ -182,7 +185,7 @@ def _save(figure: plt.Figure, ax: plt.Axes, out: Path, name: str) -> str:
 
 def _table(rows: pd.DataFrame, by: str) -> str:
     """Return means over seeds as Markdown, a line per arm and a column per value of ``by``."""
-    means = over_seeds(rows, ["arm", by])["mean"].unstack(by, sort=False)
+    means = over_seeds(rows, ["arm", by]).pivot_table(index="arm", columns=by, values="mean", sort=False)
     means = means[sorted(means)]
     lines = [["", *(f"{value:g}" for value in means)], ["---", *("---:" for _ in means)]]
     lines += [[arm, *(format_value("accuracy", value) for value in row)] for arm, row in means.iterrows()]

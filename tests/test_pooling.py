@@ -47,7 +47,7 @@ def _two(other, value=(96.0, 50.0)):
 def test_means_over_the_seeds_of_one_pool():
     records = _rows({0: {"multitask": 96.0}, 1: {"multitask": 97.0}, 2: {"multitask": 98.0}})
     again = pd.concat([records, records.assign(file="copy")], ignore_index=True)
-    for same in (records, again, pooled(again)):
+    for same in (records, pooled(again)):
         (row,) = over_seeds(same, ["task", "arm"]).reset_index().to_dict("records")
         assert row == {"task": "mnist", "arm": "multitask", "mean": 97, "min": 96, "max": 98, "sd": 1, "seeds": 3}
 
@@ -65,6 +65,10 @@ def test_a_mean_over_unlike_runs_is_refused_in_one_line_that_says_what_differs(o
 def test_a_mean_over_several_results_of_one_run_is_refused():
     with pytest.raises(UnlikeRuns, match="task mnist: a mean would mix several results of one run"):
         over_seeds(_rows({0: {"a": 1.0, "b": 2.0}, 1: {"a": 1.0}}), ["task"])
+    renamed = _rows({0: {"a": 1.0, "b": 2.0}, 1: {"a": 1.0}}).assign(arm="c", place=["x", "y", "x"])
+    assert over_seeds(renamed, ["arm", "place"])["seeds"].tolist() == [2, 1]
+    with pytest.raises(UnlikeRuns, match="several results of one run"):
+        over_seeds(renamed, ["arm"])
 
 
 @pytest.mark.parametrize("other", UNLIKE, ids=str)

@@ -36,25 +36,27 @@ def fixed(configuration: dict[str, Any], overrides: dict[str, Any], versions: di
 def pooled(records: pd.DataFrame) -> pd.DataFrame:
     """Return `msnlib.lab.records.read_records`' rows with a column ``fixed``, the result of a run that is there twice
     once."""
+    return _marked(records).drop_duplicates([*POOL, "seed", "task", "arm", "metric"])
+
+
+def _marked(records: pd.DataFrame) -> pd.DataFrame:
     texts = records[["configuration", "overrides", "versions"]]
     keys = {row: fixed(*map(json.loads, row)) for row in texts.drop_duplicates().itertuples(index=False, name=None)}
-    rows = texts.itertuples(index=False, name=None)
-    marked = records.assign(fixed=[keys[row] for row in rows])
-    return marked.drop_duplicates([*POOL, "seed", "task", "arm", "metric"])
+    return records.assign(fixed=[keys[row] for row in texts.itertuples(index=False, name=None)])
 
 
 def over_seeds(records: pd.DataFrame, by: Sequence[str], value: str = "value") -> pd.DataFrame:
     """Return mean, min, max, sd and seeds of a column for every group ``by``, each over the seeds of one pool.
 
     Args:
-        records: as `msnlib.lab.records.read_records` gives them, or `pooled`.
+        records: as `msnlib.lab.records.read_records` gives them, better `pooled`, and perhaps with other names of arms.
         by: columns, in order; groups come in the order of the rows.
         value: the column.
 
     Raises:
-        UnlikeRuns: a group has runs of several pools, or several results of one run.
+        UnlikeRuns: a group has runs of several pools, or several results of one run (or one run twice).
     """
-    shown = records if "fixed" in records else pooled(records)
+    shown = records if "fixed" in records else _marked(records)
     by = list(by)
     for name, rows in shown.groupby(by, sort=False):
         _check_alike(rows, ", ".join(f"{column} {part}" for column, part in zip(by, name, strict=True)))
