@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from msnlib.lab.statistics import VERDICTS, Margin, bootstrap, compare, intersection, over_examples, verdict
+from msnlib.lab.statistics import (
+    VERDICTS,
+    Margin,
+    bootstrap,
+    compare,
+    intersection,
+    over_examples,
+    verdict,
+    without_one,
+)
 
 POINTS, PERCENT = Margin.parse(0.5), Margin.parse("10 %")
 # Student's sleep data, as in R's help page of t.test: hours gained by ten patients with two drugs.
@@ -275,3 +284,25 @@ def test_how_often_the_bootstrap_holds_the_truth(seeds, variation, least, most):
     random = np.random.default_rng(11)
     ends = [bootstrap(*_outcomes(random, seeds, **variation), POINTS, replicates=200, seed=k) for k in range(300)]
     assert least < np.mean([low <= 0 <= high for low, high in ends]) < most
+
+
+@pytest.mark.parametrize("margin", [POINTS, PERCENT], ids=["points", "per cent"])
+def test_without_one_is_the_worst_of_all_that_leave_one_out(margin):
+    random = np.random.default_rng(3)
+    own, control = random.exponential(size=(2, 4, 9))
+    unit = 100 if margin.metric == "accuracy" else 1
+    found = []
+    for left in range(9):
+        kept = [unit * np.delete(network, left, axis=1).mean(1) for network in (own, control)]
+        one = compare(*kept, margin)
+        found.append((one.difference, one.low, one.high))
+    assert without_one(own, control, margin) == pytest.approx(min(found, key=lambda one: one[1]))
+    for shape in ((1, 9), (4, 1)):
+        with pytest.raises(ValueError, match="at least two seeds and two examples"):
+            without_one(np.ones(shape), np.ones(shape), margin)
+
+
+@pytest.mark.parametrize("margin", [POINTS, PERCENT], ids=["points", "per cent"])
+@pytest.mark.parametrize("difference", [-0.7, 0.0, 0.3])
+def test_what_is_shown_can_be_read_back(margin, difference):
+    assert margin.inverse(margin.shown(difference)) == pytest.approx(difference)
