@@ -8,7 +8,7 @@ import pandas as pd
 import yaml
 from runs import heading_of
 
-from msnlib.lab.claim import CAPPED, RULES, claim_verdicts
+from msnlib.lab.claim import CAPPED, claim_verdicts
 from msnlib.lab.notebooks import read_notebook
 from msnlib.lab.plots import LINES, style
 from msnlib.lab.pooling import headline, over_seeds
@@ -58,9 +58,11 @@ def claim(reports: Path, readme: str) -> str:
     table = pd.read_csv(reports / "claim.csv")
     verdicts = claim_verdicts(table, "profile")
     sizes = "; ".join(f"{words}: {VERDICTS[verdicts[name]]}" for name, words in SIZES.items() if name in verdicts)
-    count = table.loc[table["rule"] == RULES[0], "verdict"].value_counts()
+    count = table.loc[table["rule"] == table["rule"].iloc[0], "verdict"].value_counts()
     found = ", ".join(f"{word} {count[word]}" for word in VERDICTS if word in count)
     lead = f"**No loss on any task, {sizes}.** Tasks in all experiments: {found}."
+    if "claim" not in set(table["evidence"]):
+        lead += " All of it is exploration: the runs that are to decide are declared (`sweeps/claim.toml`), not made."
     return f"{lead}\n\n{section.partition(chr(10))[2]}\n"
 
 

@@ -7,7 +7,7 @@ import torch
 
 from msnlib import AUTHORS, CONVERGED, DeadOutputWarning, conv_network, dense_network, fit_sequence, load_task, predict
 from msnlib.lab.experiments import CONTROLS, comparison, controls, dead_outputs, dedicated, narrow, record
-from msnlib.lab.records import Run
+from msnlib.lab.records import TEST_ROWS, Run, read_examples
 from msnlib.subnetworks import shared_tensors
 
 pytestmark = pytest.mark.usefixtures("seeded")
@@ -124,3 +124,13 @@ def test_the_comparison_takes_other_seeds_of_the_same_pool_only(tmp_path, monkey
     run(4, 10.0, numerics=0)
     row = comparison(run(0, 92.0)).loc["mnist"].loc["multitask"]
     assert row[["this run", "mean", "seeds"]].tolist() == ["92.00", "91.00", 2]
+
+
+def test_a_record_says_which_rows_were_tested_where_the_test_part_was_drawn(tmp_path, monkeypatch):
+    monkeypatch.setenv("MSNLIB_RECORDS", str(tmp_path))
+    tasks = load_task("diabetes", test_seed=5), load_task("wine")
+    run = Run("E3", notebook="03_a", profile="quick", seed=5)
+    controls(run, partial(dense_network, width=8, depth=1), tasks, 0.25, [AUTHORS], arms=["dedicated"], epochs=1)
+    stored = read_examples(run.save())
+    assert stored["diabetes", TEST_ROWS].tolist() == list(tasks[0].test_rows)
+    assert set(stored) == {("diabetes", TEST_ROWS), ("diabetes", "dedicated"), ("wine", "dedicated")}

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from msnlib.lab.figures import speed
-from msnlib.lab.pooling import POOL, UnlikeRuns, headline, over_seeds, pooled
+from msnlib.lab.pooling import POOL, UnlikeRuns, fixed, headline, over_seeds, pooled
 from msnlib.lab.records import RECORD_COLUMNS
 from msnlib.lab.report import paired, report_table
 
@@ -106,3 +106,12 @@ def test_a_pool_of_every_profile():
     assert set(headline(records)["profile"]) == {"paper"}
     assert set(headline(records, each=("experiment", "profile"))["profile"]) == {"paper", "laptop"}
     assert headline(records[:0]).empty and report_table(records[:0]).empty and paired(records[:0]).empty
+
+
+def test_seeds_with_a_split_of_their_own_are_one_pool_and_not_that_of_a_fixed_split():
+    def key(seed, **split):
+        return fixed({"seed": seed, **split}, {}, {"numerics": 1})
+
+    assert key(1, split_seed=1) == key(2, split_seed=2)
+    assert len({key(1, split_seed=1), key(1, split_seed=0), key(1)}) == 3
+    assert key(1, split_seed=0) == key(2, split_seed=0)

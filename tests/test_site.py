@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 
 from msnlib.files import UsageError
-from msnlib.lab.claim import CAPPED, RULES
+from msnlib.lab.claim import CAPPED
+from msnlib.lab.design import RULES
 from msnlib.lab.notebooks import read_notebook
 from msnlib.lab.pooling import UnlikeRuns, headline
 from msnlib.lab.records import RECORD_COLUMNS, read_records
@@ -277,7 +278,7 @@ def test_what_is_not_there_yet_is_said(tmp_path):
 def test_the_verdict_comes_from_the_table(tmp_path):
     readme = "# a\n\n## Does it hold?\n\nwords\n\n<!-- claim: x -->\n\n<!-- end of claim -->\n\n## b\n\nother"
     words = {"non-inferior": "shown", "inconclusive": "undecided", "inferior": "refuted", CAPPED: "no verdict"}
-    first, other = ({"rule": rule, "task": "a"} for rule in RULES)
+    first, other = ({"rule": rule, "task": "a", "evidence": "exploration"} for rule in RULES)
     rows = [first | {"experiment": "E1", "profile": "paper", "task": t, "verdict": "non-inferior"} for t in "ab"]
     for last, said in words.items():
         small = {"experiment": "E2", "profile": "laptop"}
@@ -286,3 +287,6 @@ def test_the_verdict_comes_from_the_table(tmp_path):
         text = front.claim(tmp_path, readme)
         sizes = f"at the published sizes: shown; in smaller networks, on fewer examples: {said}"
         assert text.startswith(f"**No loss on any task, {sizes}.**") and "words" in text and "other" not in text
+        assert "All of it is exploration" in text
+    table.assign(evidence="claim").to_csv(tmp_path / "claim.csv", index=False)
+    assert "exploration" not in front.claim(tmp_path, readme)

@@ -106,7 +106,7 @@ def test_the_first_seed_of_everything_comes_before_the_second(tmp_path):
         ("runs = 3", "has no [[runs]]"),
         ("[[runs]]\nseeds = '0'", "[[runs]] has no notebooks, but may have notebooks, parameters, profiles, seeds"),
         ("[[runs]]\nnotebooks = 1\nseed = 0", "[[runs]] has 'seed', but may have notebooks, parameters, profiles"),
-        ("[[run]]\nnotebooks = 1", "has 'run', but may have [[runs]] and [margins]"),
+        ("[[run]]\nnotebooks = 1", "has 'run', but may have [[runs]], [margins] and [claim]"),
         ("[[runs]]\nnotebooks = 7", "no notebook 7 in"),
         ("[[runs]]\nnotebooks = 1\nseeds = '3-1'", "seeds are '3-1', but must be like"),
         ("[[runs]]\nnotebooks = 1\nseeds = [1.5]", "seeds are '1.5', but must be like"),

@@ -6,7 +6,8 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "claim": ["claim_table", "claim_verdicts", "read_margins"],
+        "claim": ["claim_table", "claim_verdicts"],
+        "design": ["read_design"],
         "experiments": [
             *("CONTROLS", "allocation_table", "choose_device", "comparison", "controls", "dedicated", "idle_units"),
             *("narrow", "record"),

@@ -14,7 +14,7 @@ from torch import nn
 from msnlib.allocation import entries
 from msnlib.lab.pooling import over_seeds, pooled
 from msnlib.lab.published import published_value
-from msnlib.lab.records import Run, read_records
+from msnlib.lab.records import TEST_ROWS, Run, read_records
 from msnlib.lab.report import format_value
 from msnlib.networks import MultitaskNetwork
 from msnlib.subnetworks import owner_map, shared_tensors, tasks
@@ -123,6 +123,7 @@ def record(
     """
     group = [group] if isinstance(group, Task) else group
     run.data |= {task.name: task.description for task in group}
+    run.examples |= {(task.name, TEST_ROWS): task.test_rows for task in group if task.test_rows is not None}
     for rule in rules:
         history.use(rule)
         name = arm if rule is rules[0] else f"{arm}, {rule.name}"

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from msnlib.lab.claim import CAPPED, RULES
+from msnlib.lab.claim import CAPPED
 from msnlib.lab.plots import LINES, legend_of
 from msnlib.lab.pooling import headline, over_seeds
 from msnlib.lab.published import published_table, published_value, repeating_arm
@@ -74,22 +74,23 @@ def forest(table: pd.DataFrame) -> Figure:
     lies to the left; a cross has no verdict. The thin line below is the other stopping rule's.
 
     Args:
-        table: as :func:`~msnlib.lab.claim.claim_table` gives it, with a row of the first rule at least.
+        table: as :func:`~msnlib.lab.claim.claim_table` gives it, with a row at least.
     """
-    first = table[table["rule"] == RULES[0]]
-    second = table[table["rule"] != RULES[0]].set_index(["experiment", "task"])
+    counts = table["rule"] == table["rule"].iloc[0]
+    first, second = table[counts], table[~counts].set_index(["experiment", "task"])
     places = (1.03, 1.25, 1.53, 1.68)
     height = 0.34 * len(first) + 1.7
     figure, ax = plt.subplots(figsize=(10, height))
     figure.subplots_adjust(left=0.16, right=0.56, bottom=1.3 / height, top=1 - 0.4 / height)
     for y, row in enumerate(first.to_dict("records")):
-        _interval(ax, y, row, ("low", "high"), color="black", linewidth=2, label="over seeds (paired t)")
-        boot = dict(color="0.4", linewidth=1, linestyle="--", label="bootstrap of seeds and examples")
-        _interval(ax, y + 0.22, row, ("boot_low", "boot_high"), **boot)
+        _interval(ax, y, row, ("low", "high"), color="black", linewidth=2, label="the interval that decides")
+        dashed = dict(color="0.4", linewidth=1, linestyle="--", label="over seeds and examples, where recorded")
+        if row["both_seeds"] > 2 and row["interval"] != "crossed":
+            _interval(ax, y + 0.22, row, ("both_low", "both_high"), **dashed)
         _mark(ax, y, row, markersize=7)
         if (row["experiment"], row["task"]) in second.index:
             other = second.loc[(row["experiment"], row["task"])].to_dict()
-            look = dict(color="0.55", linewidth=1, label="stopped as the authors did")
+            look = dict(color="0.55", linewidth=1, label="under the other stopping rule")
             _interval(ax, y + 0.42, other, ("low", "high"), **look)
             _mark(ax, y + 0.42, other, markersize=4)
         difference, *ends = (format_difference(row["metric"], row[name]) for name in ("difference", "low", "high"))

@@ -28,6 +28,8 @@ def fixed(configuration: dict[str, Any], overrides: dict[str, Any], versions: di
     and so are never pooled with later ones.
     """
     values = {name: value for name, value in (overrides | configuration).items() if name != "seed"}
+    if values.get("split_seed") == configuration.get("seed") is not None:
+        values["split_seed"] = "seed"  # each seed its own split
     if versions.get("numerics") is not None:
         values["numerics"] = versions["numerics"]
     return json.dumps(values, sort_keys=True)

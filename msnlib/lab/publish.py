@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from msnlib.lab.claim import CAPPED, RULES, claim_table, claim_verdicts, read_margins
+from msnlib.lab.claim import CAPPED, claim_table, claim_verdicts
+from msnlib.lab.design import read_design
 from msnlib.lab.pooling import headline, natural, rank
 from msnlib.lab.published import published_table, published_value
 from msnlib.lab.records import read_records
@@ -32,6 +33,7 @@ _CLAIM_MARKS = (
     "<!-- end of claim -->",
 )
 SIZES = {"paper": "at the published sizes", "laptop": "in smaller networks, on fewer examples"}
+_RULE_WORDS = {"converged": "converged", "authors": "the authors' rule"}
 _ANSWERS = {  # verdict -> whether the claim holds, and the word for its parts
     "non-inferior": ("it holds", "shown for"),
     "inferior": ("it does not hold", "refuted for"),
@@ -97,24 +99,24 @@ def claim_section(table: pd.DataFrame) -> str:
     """
     if table.empty:
         return "No run yet has a task with a margin in both networks."
+    rules = list(dict.fromkeys(table["rule"]))  # the one that counts first
     dead = bool(table["dead_outputs"].notna().any())
     lines = []
     for (experiment, profile, task), rows in table.groupby(["experiment", "profile", "task"], sort=False):
         by_rule = {row.rule: row for row in rows.itertuples(index=False)}
         row = rows.iloc[0]
         unit = "points" if row["metric"] == "accuracy" else "% of the error"
-        line = [experiment, f"{task} ({unit})", profile, str(row["seeds"]), f"{row['margin']:g}"]
-        for rule in RULES:
+        line = [experiment, f"{task} ({unit})", f"{profile}, {row['evidence']}", str(row["seeds"])]
+        line.append(f"{row['margin']:g}" + (f" ({row['margin_share']:.0f} %)" if row["metric"] == "accuracy" else ""))
+        for rule in rules:
             line += [_with_interval(by_rule[rule]), by_rule[rule].verdict] if rule in by_rule else ["", ""]
+        line.append(row["sensitivity_verdict"] if isinstance(row["sensitivity_verdict"], str) else "")
         lines.append(line + ([f"{row['dead_outputs']:.0f}"] if dead and pd.notna(row["dead_outputs"]) else [""] * dead))
-    header = ["", "task", "profile", "seeds", "margin", "converged", "verdict", "authors' rule", "verdict"]
-    header += ["outputs without a weight"] * dead
-    answers = [*_answers(table), *_remarks(table)]
-    untested = pd.DataFrame(table.attrs["untested"], columns=["experiment", "task"]).groupby("experiment", sort=False)
-    if len(untested):
-        named = [f"{name} ({', '.join(rows['task'])})" for name, rows in untested]
-        answers.append(f"- Not tested, without a margin or a control: {', '.join(named)}.")
-    return markdown(header, lines, first_number=3) + "\n\n" + "\n".join(answers)
+    header = ["", "task", "runs", "seeds", "margin (of the control's errors)"]
+    for rule in rules:
+        header += [_RULE_WORDS[rule], "verdict"]
+    header += ["a tenth more errors", *["outputs without a weight"] * dead]
+    return markdown(header, lines, first_number=3) + "\n\n" + "\n".join([*_answers(table), *_remarks(table)])
 
 
 def _with_interval(row: Any, part: str = "") -> str:
@@ -125,16 +127,19 @@ def _with_interval(row: Any, part: str = "") -> str:
 
 
 def _answers(table: pd.DataFrame) -> list[str]:
-    """Return a sentence on the claim for each experiment, and for all experiments of one profile."""
-    primary, verdicts = table[table["rule"] == RULES[0]], claim_verdicts(table)
-    answers = [
-        _answer(name, verdicts[name], dict(zip(rows["task"], rows["verdict"], strict=True)))
-        for name, rows in primary.groupby("experiment", sort=False)
-    ]
-    sizes = claim_verdicts(table, "profile")
-    for profile in sorted(sizes, key=rank):
-        here = primary.loc[primary["profile"] == profile, "experiment"]
-        answers.append(_answer(f"All of it {SIZES[profile]}", sizes[profile], {name: verdicts[name] for name in here}))
+    """Return a sentence on the claim for each experiment, and for all experiments of one profile and evidence."""
+    primary, verdicts = table[table["rule"] == table["rule"].iloc[0]], claim_verdicts(table)
+    answers = []
+    for name, rows in primary.groupby("experiment", sort=False):
+        subject = name if rows["evidence"].iloc[0] == "claim" else f"{name} (exploration)"
+        answers.append(_answer(subject, verdicts[name], dict(zip(rows["task"], rows["verdict"], strict=True))))
+    for profile in sorted(primary["profile"].unique(), key=rank):
+        for evidence in ("claim", "exploration"):
+            here = primary[primary["profile"].eq(profile) & primary["evidence"].eq(evidence)]
+            if len(here):
+                subject = f"All of it {SIZES[profile]}" + (" (exploration)" if evidence == "exploration" else "")
+                word = claim_verdicts(here, "profile")[profile]
+                answers.append(_answer(subject, word, {name: verdicts[name] for name in here["experiment"]}))
     return answers
 
 
@@ -151,23 +156,33 @@ def _answer(subject: str, verdict: str, parts: dict[str, str]) -> str:
 
 def _remarks(table: pd.DataFrame) -> list[str]:
     """Return a sentence for each verdict that needs one beside it: a loss that is shown, a sign that the stopping rule
-    decides, a verdict that rests on a single test example.
+    decides, a verdict that rests on a single test example, one that many tasks take away; and what was not counted.
     """
     remarks = []
     for (experiment, task), rows in table.groupby(["experiment", "task"], sort=False):
-        by_rule = {row.rule: row for row in rows.itertuples(index=False) if row.verdict != CAPPED}
-        row, other = (by_rule.get(rule) for rule in RULES)
-        if row is None:
+        row, other = [*rows.itertuples(index=False), None][:2]
+        if row.verdict == CAPPED:
             continue
         if row.high < 0 and row.verdict == "non-inferior":
             remarks.append(f"- {experiment} {task}: within the margin, but a loss is shown, {_with_interval(row)}.")
-        if other is not None and (row.high < 0 < other.low or other.high < 0 < row.low):
-            words = f"{_with_interval(row)} converged, {_with_interval(other)} under the authors'"
+        if other is not None and other.verdict != CAPPED and (row.high < 0 < other.low or other.high < 0 < row.low):
+            words = (
+                f"{_with_interval(row)} {_RULE_WORDS[row.rule]}, {_with_interval(other)} by {_RULE_WORDS[other.rule]}"
+            )
             remarks.append(f"- {experiment} {task}: the stopping rule decides the sign, {words}.")
         if isinstance(row.without_one_verdict, str) and row.without_one_verdict != row.verdict:
             found = f"{_with_interval(row, 'without_one')}, {row.without_one_verdict}"
-            words = f"without it, over {row.boot_seeds} seeds, {found}"
+            words = f"without it, over {row.both_seeds} seeds, {found}"
             remarks.append(f"- {experiment} {task}: the verdict rests on one test example; {words}.")
+        if row.holm != row.verdict:
+            words = f"{row.holm} with p values adjusted for the tasks of the experiment (Holm)"
+            remarks.append(f"- {experiment} {task}: {words}.")
+    untested = pd.DataFrame(table.attrs["untested"], columns=["experiment", "task"]).groupby("experiment", sort=False)
+    if len(untested):
+        named = [f"{name} ({', '.join(rows['task'])})" for name, rows in untested]
+        remarks.append(f"- Not tested, without a margin or a control: {', '.join(named)}.")
+    for reason, files in pd.Series(table.attrs["refused"], dtype=str).groupby(lambda f: table.attrs["refused"][f]):
+        remarks.append(f"- Not counted, {reason}: {', '.join(sorted(files.index))}.")
     return remarks
 
 
@@ -188,7 +203,7 @@ def publish(out: Path, readme: Path) -> None:
     text = _between(readme, readme.read_text(encoding="utf-8"), _README_MARKS, readme_table(records))
     margins = readme.parent / "sweeps" / "claim.toml"
     if margins.is_file():
-        claim = claim_table(out, read_margins(margins))
+        claim = claim_table(out, read_design(margins))
         text = _between(readme, text, _CLAIM_MARKS, claim_section(claim))
         claim.to_csv(out / "claim.csv", index=False, float_format="%.6g")
         if not claim.empty:

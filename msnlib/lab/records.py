@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FORMAT = "msnlib record 1"
 NUMERICS = 1  # revision of the code that decides a run's numbers: runs of different revisions are never averaged
 RESULT_COLUMNS = ("task", "arm", "metric", "value", "seconds")
+TEST_ROWS = "test rows"  # in place of an arm, beside the outcomes of test examples
 NOTES = ("capped", "dead_outputs")  # what a result may say beside; records made before they existed have neither
 RECORD_COLUMNS = (
     *("experiment", "notebook", "profile", "seed"),
@@ -53,7 +54,8 @@ class Run:
 
     Attributes:
         results: what was added, a dict each.
-        examples: (task, arm) -> the outcome of every test example, bool or float32.
+        examples: (task, arm) -> the outcome of every test example, bool or float32; (task, `TEST_ROWS`) -> which rows
+            of the dataset these are, where the test part was drawn anew.
         data: task -> what its data is and where it came from.
 
     Args:
@@ -174,13 +176,14 @@ def _write_examples(path: Path, examples: dict[tuple[str, str], Any]) -> None:
     arrays = {}
     for (task, arm), outcomes in examples.items():
         array = numpy.asarray(outcomes.cpu() if hasattr(outcomes, "cpu") else outcomes)
-        arrays[f"{task}: {arm}"] = array if array.dtype == bool else array.astype(numpy.float32)
+        arrays[f"{task}: {arm}"] = array.astype(numpy.float32) if array.dtype.kind == "f" else array
     with replacing(path) as part, part.open("wb") as file:  # by name, numpy would add a suffix
         numpy.savez_compressed(file, **arrays)
 
 
 def read_examples(record: Path | str) -> "dict[tuple[str, str], numpy.ndarray]":
-    """Return (task, arm) -> the outcome of every test example, as `Run.add` was given them, of one record's file.
+    """Return (task, arm) -> the outcome of every test example, as `Run.add` was given them, of one record's file; and
+    (task, `TEST_ROWS`) -> the rows of the dataset that they are, where the test part was drawn anew.
 
     Empty when the record has none. Raises `ValueError` when the file beside the record is broken.
     """
@@ -248,6 +251,12 @@ def _commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def is_clean(versions: dict[str, Any]) -> bool:
+    """Say whether a record's ``versions`` name a commit, and the work tree was as that commit left it."""
+    commit = versions.get("commit")
+    return bool(commit) and not commit.endswith("-dirty")
 
 
 def read_record(path: Path) -> dict[str, Any]:
