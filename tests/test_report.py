@@ -11,6 +11,7 @@ from msnlib.lab.claim import claim_table
 from msnlib.lab.design import read_design
 from msnlib.lab.parameters import ParameterError
 from msnlib.lab.pooling import headline
+from msnlib.lab.power import power_table
 from msnlib.lab.publish import _CLAIM_MARKS, _README_MARKS, claim_section, publish, readme_table
 from msnlib.lab.records import Run, read_records
 from msnlib.lab.report import EmptyReport, format_difference, format_table, format_value, paired, report_table
@@ -171,6 +172,8 @@ def test_the_readme_answers_the_claim_from_the_committed_records():
     text = (root / "README.md").read_text(encoding="utf-8")
     assert f"{_CLAIM_MARKS[0]}\n\n{claim_section(table)}\n\n{_CLAIM_MARKS[1]}" in text
     pd.testing.assert_frame_equal(pd.read_csv(root / "reports" / "claim.csv"), table, rtol=1e-5, check_dtype=False)
+    power = power_table(root / "reports", read_design(root / "sweeps" / "claim.toml"))
+    pd.testing.assert_frame_equal(pd.read_csv(root / "reports" / "power.csv"), power, rtol=1e-3, check_dtype=False)
 
 
 def test_an_experiment_is_shown_in_its_largest_profile(out):

@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "figures": ["forest", "results"],
         "plots": ["LINES", "bars", "learning_curves", "matrix", "owners", "samples", "style", "values"],
         "pooling": ["headline", "over_seeds"],
+        "power": ["power_table"],
         "published": ["other_outputs", "published_table", "published_value"],
         "records": ["Run", "read_records"],
         "report": ["paired", "report_table"],

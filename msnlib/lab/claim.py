@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from msnlib.lab.design import RULES, Design
 from msnlib.lab.parameters import ParameterError
@@ -54,7 +53,7 @@ Row = Mapping[str, Any]  # of `msnlib.lab.records.read_records`
 
 
 @dataclass
-class _Pairs:
+class Pairs:
     """Per shared seed the subnetwork's row and its control's, of one task under one stopping rule."""
 
     rows: list[tuple[Row, Row]]
@@ -133,7 +132,7 @@ def claim_table(folder: Path | str, design: Design) -> pd.DataFrame:
     return table
 
 
-def _row(folder: Path, pairs: _Pairs, task: str, design: Design) -> dict[str, Any]:
+def _row(folder: Path, pairs: Pairs, task: str, design: Design) -> dict[str, Any]:
     """Return what one row of `claim_table` says of the pairs, apart from whose they are."""
     margin, values, examples = design.margins[task], pairs.values(), pairs.examples(folder)
     alone = compare(*values, margin)
@@ -192,11 +191,11 @@ def _ended_by_cap(row: Row) -> bool:
 def _holm(rows: pd.DataFrame) -> pd.Series:
     """Return the verdicts of an experiment's tasks with p values adjusted for their number (Holm 1979)."""
     tested, words = rows[rows["p_noninferior"].notna()], rows["verdict"].copy()
-    if len(tested):
-        words[tested.index] = "inconclusive"
-        for word, column in (("non-inferior", "p_noninferior"), ("inferior", "p_inferior")):
-            shown = multipletests(tested[column], (1 - CONFIDENCE) / 2, method="holm")[0]
-            words[tested.index[shown]] = word
+    words[tested.index] = "inconclusive"
+    for word, column in (("non-inferior", "p_noninferior"), ("inferior", "p_inferior")):
+        p = tested[column].sort_values()
+        stays = p * np.arange(len(p), 0, -1) <= (1 - CONFIDENCE) / 2
+        words[p.index[stays.cummin()]] = word  # up to the first that fails
     return words
 
 
@@ -249,7 +248,7 @@ def _refusal(row: Row) -> str:
 
 def _pairs(
     records: pd.DataFrame, folder: Path, design: Design
-) -> Iterator[tuple[tuple[str, str, str, str], str, dict[str, _Pairs]]]:
+) -> Iterator[tuple[tuple[str, str, str, str], str, dict[str, Pairs]]]:
     """Yield (experiment, profile, task, metric), the evidence, and the pairs of every rule: experiments with runs of
     the claim by these, the others by exploration.
     """
@@ -272,7 +271,13 @@ def _pairs(
     yield from sorted(found, key=lambda item: list(order).index(item[0][0]))
 
 
-def _paired(shown: pd.DataFrame, key: Iterable[str], rule: str) -> _Pairs:
+def pairs_of(folder: Path | str, design: Design, evidence: str) -> list[tuple[Any, str, dict[str, Pairs]]]:
+    """Return key, evidence and pairs by rule of every task, as `claim_table` compares them, of one kind of evidence."""
+    records, _ = _sorted_out(read_records(folder), design)
+    return list(_pairs(records[records["evidence"] == evidence], Path(folder), design))
+
+
+def _paired(shown: pd.DataFrame, key: Iterable[str], rule: str) -> Pairs:
     experiment, profile, task, _ = key
     ending = "" if rule == "authors" else f", {rule}"
     own_arm, control_arm = (arm + ending for arm in ARMS.get(experiment, ("multitask", "dedicated")))
@@ -283,4 +288,4 @@ def _paired(shown: pd.DataFrame, key: Iterable[str], rule: str) -> _Pairs:
 
     own, control = seeds(experiment, own_arm), seeds(LENDERS.get(experiment), control_arm)
     control |= seeds(experiment, control_arm)
-    return _Pairs([(own[seed], control[seed]) for seed in sorted(own.keys() & control.keys())])
+    return Pairs([(own[seed], control[seed]) for seed in sorted(own.keys() & control.keys())])

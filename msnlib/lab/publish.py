@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from msnlib.lab.claim import CAPPED, claim_table, claim_verdicts
 from msnlib.lab.design import read_design
 from msnlib.lab.pooling import headline, natural, rank
+from msnlib.lab.power import power_table
 from msnlib.lab.published import published_table, published_value
 from msnlib.lab.records import read_records
 from msnlib.lab.report import EmptyReport, format_difference, format_value, markdown, report_table
@@ -189,8 +190,8 @@ def _remarks(table: pd.DataFrame) -> list[str]:
 def publish(out: Path, readme: Path) -> None:
     """Draw ``results.png`` and ``speed.png`` into ``out`` and put `readme_table` between its two marks in a README.
 
-    Where ``sweeps/claim.toml`` stands beside the README, also write ``claim.csv`` and ``claim.png``, and put
-    `claim_section` between two other marks.
+    Where ``sweeps/claim.toml`` stands beside the README, also write ``claim.csv``, ``power.csv`` and ``claim.png``,
+    and put `claim_section` between two other marks.
 
     Raises `EmptyReport` when there are no records but quick ones, or the README lacks the marks;
     `msnlib.lab.parameters.ParameterError` for margins that are none.
@@ -203,7 +204,9 @@ def publish(out: Path, readme: Path) -> None:
     text = _between(readme, readme.read_text(encoding="utf-8"), _README_MARKS, readme_table(records))
     margins = readme.parent / "sweeps" / "claim.toml"
     if margins.is_file():
-        claim = claim_table(out, read_design(margins))
+        design = read_design(margins)
+        claim = claim_table(out, design)
+        power_table(out, design).to_csv(out / "power.csv", index=False, float_format="%.4g")
         text = _between(readme, text, _CLAIM_MARKS, claim_section(claim))
         claim.to_csv(out / "claim.csv", index=False, float_format="%.6g")
         if not claim.empty:

@@ -108,6 +108,23 @@ class Comparison:
     equivalent: bool
 
 
+@dataclass(frozen=True)
+class Spread:
+    """Where the differences' variance comes from, on the scale of the test.
+
+    Attributes:
+        by_seed, by_example, rest: variances of the parts of x_si = m + a_s + b_i + e_si (`crossed`).
+        examples: how many a network is tested on.
+        effective: degrees of freedom of what the examples have in common.
+    """
+
+    by_seed: float
+    by_example: float
+    rest: float
+    examples: int
+    effective: float
+
+
 def compare(subnetwork: ArrayLike, control: ArrayLike, margin: Margin, confidence: float = CONFIDENCE) -> Comparison:
     """Test whether subnetworks are worse than their controls by the margin or more, on the test set as it is.
 
@@ -167,6 +184,34 @@ def crossed(
     Raises:
         ValueError: as `compare`, and for fewer than two seeds or examples, or rows of another shape.
     """
+    values, inner = _linear(subnetwork, control, margin)
+    seeds, examples = inner.shape
+    common, effective = _in_common(inner, rows)
+    error = math.sqrt(values.var(ddof=1) / seeds + max(0.0, common))
+    return _compared(values.mean(), error, min(seeds - 1, effective), seeds, margin, confidence)
+
+
+def spread(subnetwork: ArrayLike, control: ArrayLike, margin: Margin) -> tuple[float, Spread]:
+    """Return the mean difference and where its variance comes from, of networks tested on one test set.
+
+    Args:
+        subnetwork, control: as `crossed` takes them.
+        margin: for its metric alone.
+
+    Raises:
+        ValueError: as `crossed`.
+    """
+    values, inner = _linear(subnetwork, control, margin)
+    seeds, examples = inner.shape
+    common, effective = _in_common(inner, None)
+    by_example = max(0.0, common * examples)
+    rest = max(0.0, (inner**2).sum() / (seeds * (examples - 1)) - by_example)
+    by_seed = max(0.0, values.var(ddof=1) - rest / examples)
+    return float(values.mean()), Spread(float(by_seed), by_example, float(rest), examples, effective)
+
+
+def _linear(subnetwork: ArrayLike, control: ArrayLike, margin: Margin) -> tuple[np.ndarray, np.ndarray]:
+    """Return the seeds' differences, and (seeds, examples) what each example adds to its seed's, to first order."""
     a, b = _checked(subnetwork, control, "seeds, examples")
     seeds, examples = a.shape
     if seeds < 2 or examples < 2:
@@ -175,14 +220,17 @@ def crossed(
     unit = 100 if margin.metric == "accuracy" else 1
     values = margin.differences(*(unit * mean for mean in means))[:, 0]
     cells = unit * (a - b) if margin.metric == "accuracy" else b / means[1] - a / means[0]
-    inner = cells - cells.mean(1, keepdims=True)
+    return values, cells - cells.mean(1, keepdims=True)
+
+
+def _in_common(inner: np.ndarray, rows: ArrayLike | None) -> tuple[float, float]:
+    """Return the variance of the mean that seeds share through their examples, and the effective number of these."""
+    seeds, examples = inner.shape
     each, squares = (_by_example(x, rows) for x in (inner, inner**2))
-    between = values.var(ddof=1) / seeds
-    common = max(0.0, (each**2 - squares).sum() / (seeds * (seeds - 1) * examples * (examples - 1)))
+    common = (each**2 - squares).sum() / (seeds * (seeds - 1) * examples * (examples - 1))
     weights = each**2
     effective = weights.sum() ** 2 / (weights**2).sum() if weights.any() else math.inf
-    degrees = min(seeds - 1, effective)
-    return _compared(values.mean(), math.sqrt(between + common), degrees, seeds, margin, confidence)
+    return float(common), float(effective)
 
 
 def _by_example(cells: np.ndarray, rows: ArrayLike | None) -> np.ndarray:
