@@ -187,6 +187,7 @@ RULES: dict[str, Rule] = {
     "whole_units": Rule(whole_units, reads=False, in_a_row=True),
     "released_percentile": Rule(released_percentile, reads=False, taken=True),
 }
+"""Name -> rule, for ``rule=`` of :func:`~msnlib.allocate` and :func:`~msnlib.prune`."""
 
 
 def as_rule(rule: str | Rule | Choose) -> Rule:

@@ -27,6 +27,8 @@ class Task:
         batch_size: examples a training step, as published for this data.
         vocabulary: number of words when x holds word indices (int64), else None.
         description: one line for a table: what it is and where it came from.
+        test_rows: which rows of the dataset the test part holds, in its order, where it was drawn anew; None where it
+            is the dataset's own.
 
     Raises:
         ValueError: unknown kind.
@@ -41,6 +43,7 @@ class Task:
     batch_size: int = 512
     vocabulary: int | None = None
     description: str = ""
+    test_rows: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -133,4 +136,6 @@ class Task:
             same = y[:, None] == torch.tensor(keep, device=y.device)
             rows = same.any(1)
             chosen[s] = (x[rows], same[rows].to(torch.int64).argmax(1))
+        if self.test_rows is not None:
+            chosen["test_rows"] = tuple(torch.tensor(self.test_rows)[rows.cpu()].tolist())  # the test part comes last
         return replace(self, name=name, outputs=len(keep), **chosen)

@@ -56,10 +56,13 @@ class History:
     Attributes:
         table: one row per epoch and task: epoch, task, train_loss, valid_loss, valid_score, seconds (of the epoch).
         best: (rule, task) -> the epoch whose weights the rule keeps.
+        capped: (rule, task) -> whether the most epochs allowed had passed before the rule would have stopped: what it
+            keeps may then say more about that cap than about the rule.
     """
 
     table: pd.DataFrame
     best: dict[tuple[str, str], int]
+    capped: dict[tuple[str, str], bool]
     _state: dict[str, list[Tensor]] = field(repr=False)
     _checkpoints: dict[tuple[str, str], list[Tensor]] = field(repr=False)
 
@@ -179,7 +182,8 @@ def fit(
                 for name in watch.group:
                     checkpoints[watch.rule.name, name] = [t.detach().clone() for t in state[name]]
     best = {(w.rule.name, name): w.epoch for w in watches for name in w.group}
-    history = History(pd.DataFrame(rows), best, state, checkpoints)
+    capped = {(w.rule.name, name): not w.done for w in watches for name in w.group}
+    history = History(pd.DataFrame(rows), best, capped, state, checkpoints)
     history.use(rules[0])
     return history
 

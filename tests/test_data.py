@@ -120,6 +120,8 @@ def test_a_limit_that_is_no_positive_integer_is_an_error(limit):
 def test_a_split_seed_out_of_range_is_an_error(seed):
     with pytest.raises(ValueError, match="split_seed must be an integer from 0 to"):
         load_task("wine", split_seed=seed)
+    with pytest.raises(ValueError, match="test_seed must be an integer from 0 to"):
+        load_task("wine", test_seed=-1 if seed is None else seed)
 
 
 # Bundled datasets
@@ -251,6 +253,29 @@ def test_the_split_is_reproducible_and_split_seed_moves_validation_but_not_test(
     assert torch.equal(first.test[1], other.test[1]) or first.kind == "regression"  # there y is scaled by train
     if name.startswith(("digits", "photo")):
         assert torch.equal(first.test[0], other.test[0])
+
+
+@pytest.mark.parametrize("name", ["wine", "diabetes"])
+def test_a_test_part_drawn_anew_is_as_large_shares_nothing_with_training_and_says_its_rows(name):
+    own, first, again, other = (load_task(name, test_seed=seed) for seed in (None, 3, 3, 4))
+    assert own.test_rows is None and same(own, load_task(name))
+    assert same(first, again) and first.test_rows == again.test_rows != other.test_rows
+    everything = sum(len(own.split(part)[0]) for part in SPLITS)
+    for task in (first, other):
+        assert [len(task.split(part)[0]) for part in SPLITS] == [len(own.split(part)[0]) for part in SPLITS]
+        assert len(set(task.test_rows)) == len(task.test[0]) and set(task.test_rows) < set(range(everything))
+    unscaled = [first.split(part)[0] for part in SPLITS]
+    rows = {tuple(row) for part in unscaled for row in part.tolist()}
+    assert len(rows) == everything or name == "wine"  # nothing is in two parts
+    assert load_task(name, limit=5, test_seed=3).test_rows == first.test_rows[:5]
+    assert load_task(name, split_seed=7, test_seed=3).test_rows == first.test_rows
+
+
+def test_the_rows_of_a_test_part_follow_its_classes():
+    task = load_task("wine", test_seed=1)
+    few = task.classes([2, 0], "few")
+    labels = [dict(zip(few.test_rows, few.test[1].tolist(), strict=True)).get(row) for row in task.test_rows]
+    assert labels == [{0: 1, 2: 0}.get(label) for label in task.test[1].tolist()]
 
 
 def states():

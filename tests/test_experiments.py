@@ -8,6 +8,7 @@ import torch
 from msnlib import (
     AUTHORS,
     CONVERGED,
+    DeadOutputWarning,
     allocate,
     conv_network,
     dense_network,
@@ -28,7 +29,7 @@ from msnlib.lab.experiments import (
 )
 from msnlib.lab.networks import dead_outputs, dedicated, describe, narrow, permuted, shared_network
 from msnlib.lab.parameters import ParameterError
-from msnlib.lab.records import Run
+from msnlib.lab.records import TEST_ROWS, Run, read_examples
 from msnlib.subnetworks import shared_tensors
 
 pytestmark = pytest.mark.usefixtures("seeded")
@@ -204,3 +205,49 @@ def test_tasks_are_described_by_the_sizes_of_their_parts(group, capsys):
     assert capsys.readouterr().out.splitlines() == [
         f"{task.name}: {a} train, {b} validation, {c} test" for task, (a, b, c) in zip(group, sizes, strict=True)
     ]
+
+
+def test_a_record_says_what_the_cap_ended_and_how_many_outputs_own_no_weight(group):
+    net = dense_network(group, width=24, depth=2)
+    rules = [AUTHORS, CONVERGED]
+    with pytest.warns(DeadOutputWarning):
+        history = fit_sequence(net, [group], 0.02, epochs=4, stopping=rules).histories[0]
+    run = Run("E1", notebook="02_parallel_dense", profile="quick", seed=0)
+    record(run, net, history, group, "multitask", rules)
+    for row in run.results:
+        weight = net.heads[row["task"]].weight
+        assert row["dead_outputs"] == 10 - len(weight.unit_of(weight[row["task"]].positions).unique()) > 0
+        rule = CONVERGED if row["arm"].endswith("converged") else AUTHORS
+        assert row["capped"] == history.capped[rule.name, row["task"]]
+    assert {row["capped"] for row in run.results if row["arm"].endswith("converged")} == {True}  # five epochs to wait
+    assert dead_outputs(torch.nn.Sequential(torch.nn.Linear(2, 2))) == {}
+
+
+def test_the_comparison_takes_other_seeds_of_the_same_pool_only(tmp_path, monkeypatch):
+    monkeypatch.setenv("MSNLIB_RECORDS", str(tmp_path))
+    monkeypatch.setenv("MSNLIB_REPORTS", str(tmp_path))
+
+    def run(seed, value, density=0.1, notebook="02_a", **versions):
+        made = Run("E1", notebook=notebook, profile="laptop", seed=seed, density=density)
+        made.add(task="mnist", arm="multitask", metric="accuracy", value=value)
+        path = made.save()
+        if versions:
+            path.write_text(path.read_text().replace('"numerics": 1', '"numerics": 0'))
+        return made
+
+    run(1, 90.0)
+    run(2, 10.0, density=0.2)
+    run(3, 10.0, notebook="02_b")
+    run(4, 10.0, numerics=0)
+    row = comparison(run(0, 92.0)).loc["mnist"].loc["multitask"]
+    assert row[["this run", "mean", "seeds"]].tolist() == ["92.00", "91.00", 2]
+
+
+def test_a_record_says_which_rows_were_tested_where_the_test_part_was_drawn(tmp_path, monkeypatch):
+    monkeypatch.setenv("MSNLIB_RECORDS", str(tmp_path))
+    tasks = load_task("diabetes", test_seed=5), load_task("wine")
+    run = Run("E3", notebook="03_a", profile="quick", seed=5)
+    controls(run, partial(dense_network, width=8, depth=1), tasks, 0.25, [AUTHORS], arms=["dedicated"], epochs=1)
+    stored = read_examples(run.save())
+    assert stored["diabetes", TEST_ROWS].tolist() == list(tasks[0].test_rows)
+    assert set(stored) == {("diabetes", TEST_ROWS), ("diabetes", "dedicated"), ("wine", "dedicated")}

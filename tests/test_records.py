@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -230,6 +231,17 @@ def test_a_saved_record_is_read_back_whole(records):
     assert list(run.table()["value"]) == [97.5, 97.0]
 
 
+def test_what_a_result_notes_beside_is_read_back_and_missing_where_it_was_not_said(records):
+    run = _run()
+    run.add(task="mnist", arm="multitask", metric="accuracy", value=97, capped=True, dead_outputs=2)
+    run.add(task="mnist", arm="dedicated", metric="accuracy", value=97, capped=False)
+    run.save()
+    table = read_records(records)
+    assert table["capped"].tolist() == [True, False]
+    assert table["dead_outputs"][0] == 2 and pd.isna(table["dead_outputs"][1])
+    pd.testing.assert_frame_equal(table.drop(columns="file"), run.records().drop(columns="file"))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("-inf"), True, "97", None, torch.tensor(float("nan"))])
 def test_a_value_that_is_no_finite_number_is_named(value):
     run = _run()
@@ -289,7 +301,7 @@ def test_a_broken_or_foreign_file_is_skipped_with_one_line(records, caplog):
 
 def test_versions_say_what_ran_and_on_which_device():
     found = versions("cpu")
-    assert set(found) == set("python msnlib torch torchvision numpy platform threads device commit".split())
+    assert set(found) == set("python msnlib torch torchvision numpy platform threads device commit numerics".split())
     assert (found["torch"], found["msnlib"]) == (torch.__version__, msnlib.__version__)
     assert (found["threads"], found["device"]) == (torch.get_num_threads(), "cpu")
 
@@ -321,6 +333,14 @@ def test_published_figures():
     ]
     assert published_value("E7", "fashion_5", "multitask", "accuracy") == 92.10
     assert published_value("E6", "easy", "dedicated", "accuracy") is None
+    assert published_value("E10", "overall", "discerner", "accuracy") == 92.45  # theirs is a trained discerner
+    assert published_value("E10", "overall", "multitask", "accuracy") is None
+    assert published_value("E4", "imdb", "dedicated 512", "accuracy") == 79.66  # as theirs, in batches of 512
+    assert published_value("E4", "imdb", "dedicated", "accuracy") is None
+    ours = {"E10": "discerner"}
+    for row in table.itertuples():
+        names = {row.arm, ours.get(row.id, row.arm), f"{row.arm} 512"}
+        assert [published_value(row.id, row.task, arm, row.metric) for arm in names].count(row.value) == 1
     with pytest.raises(KeyError, match="E11"):
         published_table("E11")
 

@@ -7,11 +7,14 @@ import pandas as pd
 import pytest
 
 from msnlib.command.cli import main
-from msnlib.lab.claim import claim_table, read_margins
+from msnlib.lab.claim import claim_table
+from msnlib.lab.design import read_design
 from msnlib.lab.parameters import ParameterError
+from msnlib.lab.pooling import headline
+from msnlib.lab.power import power_table
 from msnlib.lab.publish import _CLAIM_MARKS, _README_MARKS, claim_section, publish, readme_table
 from msnlib.lab.records import Run, read_records
-from msnlib.lab.report import EmptyReport, format_difference, format_table, format_value, headline, paired, report_table
+from msnlib.lab.report import EmptyReport, format_difference, format_table, format_value, paired, report_table
 
 
 @pytest.fixture
@@ -164,11 +167,13 @@ def test_the_readme_shows_exactly_the_committed_records():
 
 def test_the_readme_answers_the_claim_from_the_committed_records():
     root = Path(__file__).resolve().parent.parent
-    table = claim_table(root / "reports", read_margins(root / "sweeps" / "claim.toml"))
+    table = claim_table(root / "reports", read_design(root / "sweeps" / "claim.toml"))
     assert {"E1", "E3"} <= set(table["experiment"])
     text = (root / "README.md").read_text(encoding="utf-8")
     assert f"{_CLAIM_MARKS[0]}\n\n{claim_section(table)}\n\n{_CLAIM_MARKS[1]}" in text
     pd.testing.assert_frame_equal(pd.read_csv(root / "reports" / "claim.csv"), table, rtol=1e-5, check_dtype=False)
+    power = power_table(root / "reports", read_design(root / "sweeps" / "claim.toml"))
+    pd.testing.assert_frame_equal(pd.read_csv(root / "reports" / "power.csv"), power, rtol=1e-3, check_dtype=False)
 
 
 def test_an_experiment_is_shown_in_its_largest_profile(out):
@@ -189,7 +194,7 @@ def test_an_experiment_is_shown_in_its_largest_profile(out):
     assert cells == [
         ["E1", "mnist(%)", "paper", "97.24"],
         ["E2", "mnist(%)", "laptop", "98.74"],
-        ["E10", "mnist(%)", "laptop", ""],
+        ["E10", "mnist(%,prototypes)", "laptop", ""],
     ]
 
 
@@ -283,18 +288,24 @@ def test_publish_answers_the_claim_between_its_marks(out):
     publish(out, readme)
     written = readme.read_text()
     _, rest = written.split(f"then\n{_CLAIM_MARKS[0]}\n\n")
-    assert rest.splitlines() == [
-        "|    | task                    | profile | seeds | difference |  90 % interval | margin |      verdict |",
-        "| -- | ----------------------- | ------- | ----: | ---------: | -------------: | -----: | -----------: |",
-        "| E1 | mnist (points)          | laptop  |     3 |      +0.00 | -0.02 to +0.02 |    0.5 | non-inferior |",
-        "| E2 | mnist (points)          | paper   |     3 |      -7.00 | -7.02 to -6.98 |    0.5 |     inferior |",
-        "| E3 | boston (% of the error) | paper   |     1 |      +20.0 |                |     10 | inconclusive |",
+    lines = rest.splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[:5] if "--" not in line]
+    assert cells == [
+        ["", "task", "runs", "seeds", "margin (of the control's errors)",
+         "converged", "verdict", "a tenth more errors"],
+        ["E1", "mnist (points)", "laptop, exploration", "3", "0.5 (17 %)", "+0.00 (-0.02 to +0.02)",
+         "non-inferior", "non-inferior"],
+        ["E2", "mnist (points)", "paper, exploration", "3", "0.5 (17 %)", "-7.00 (-7.02 to -6.98)",
+         "inferior", "inferior"],
+        ["E3", "boston (% of the error)", "paper, exploration", "1", "10", "+20.0", "inconclusive", "inconclusive"],
+    ]  # fmt: skip
+    assert lines[5:] == [
         "",
-        "- **E1: it holds.** Shown for mnist.",
-        "- **E2: it does not hold.** Refuted for mnist.",
-        "- **E3: undecided.** Open for boston.",
-        "- **All of it at the published sizes: it does not hold.** Refuted for E2; open for E3.",
-        "- **All of it in smaller networks, on fewer examples: it holds.** Shown for E1.",
+        "- **E1 (exploration): it holds.** Shown for mnist.",
+        "- **E2 (exploration): it does not hold.** Refuted for mnist.",
+        "- **E3 (exploration): undecided.** Open for boston.",
+        "- **All of it at the published sizes (exploration): it does not hold.** Refuted for E2; open for E3.",
+        "- **All of it in smaller networks, on fewer examples (exploration): it holds.** Shown for E1.",
         "- Not tested, without a margin or a control: E6 (easy).",
         "",
         _CLAIM_MARKS[1],
@@ -318,9 +329,9 @@ def test_the_claim_without_untested_tasks_and_with_all_tasks_shown(out):
         _save_pair("E1", seed, 97.0, 97.0)
         _save_pair("E10", seed, 97.0, 97.0, subnetwork="told")
     (out / "claim.toml").write_text("[margins]\nmnist = 0.5\n")
-    table = claim_table(out, read_margins(out / "claim.toml"))
+    table = claim_table(out, read_design(out / "claim.toml"))
     (answer,) = claim_section(table).splitlines()[-1:]
-    assert answer == "- **All of it at the published sizes: it holds.** Shown for E1, E10."
+    assert answer == "- **All of it at the published sizes (exploration): it holds.** Shown for E1, E10."
 
 
 @pytest.mark.parametrize(
@@ -339,14 +350,65 @@ def test_the_forest_draws_what_the_table_holds(out):
         _save_pair("E2", seed, own - 10, 97.0)
     _save_pair("E10", 0, 97.2, 97.0, subnetwork="told")
     (out / "claim.toml").write_text("[margins]\nmnist = 0.5\n")
-    table = claim_table(out, read_margins(out / "claim.toml"))
-    table.loc[0, ["boot_low", "boot_high"]] = 0.1, 0.3
+    table = claim_table(out, read_design(out / "claim.toml"))
+    table.loc[0, ["both_low", "both_high"]] = 0.1, 0.3
+    table.loc[0, "both_seeds"] = 3
     (ax,) = forest(table).axes
     drawn = [line.get_xydata().tolist() for line in ax.lines]
     assert [[table["low"][0] / 0.5, 0.0], [table["high"][0] / 0.5, 0.0]] in drawn
-    assert [[0.2, 0.28], [0.6, 0.28]] in drawn and [[pytest.approx(0.4), 0.0]] in drawn
+    assert [[0.2, 0.22], [0.6, 0.22]] in drawn and [[pytest.approx(0.4), 0.0]] in drawn
     assert [[-4.0, 1.0]] in drawn  # 9.8 points are beyond the edge
     assert not any(2.0 in [y for _, y in line] and len(line) == 2 and line[0][1] == line[1][1] for line in drawn)
     words = [text.get_text() for text in ax.texts]
     assert {"+0.20 points", "-9.80 points", "one seed", *table["verdict"]} <= set(words)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["E1 mnist", "E2 mnist", "E10 mnist"]
+
+
+def _save_rules(out, values, **notes):
+    """Save records of one pair; values: rule's ending -> differences by seed, from a control at 97."""
+    for seed in range(3):
+        run = Run("E3", notebook="03_b", profile="paper", seed=seed)
+        for ending, differences in values.items():
+            run.add(task="mnist", arm=f"multitask{ending}", metric="accuracy", value=97 + differences[seed], **notes)
+            run.add(task="mnist", arm=f"dedicated{ending}", metric="accuracy", value=97.0)
+        run.save()
+    (out / "claim.toml").write_text("[margins]\nmnist = 0.5\n")
+    return claim_table(out, read_design(out / "claim.toml"))
+
+
+def test_a_small_shown_loss_and_a_sign_that_the_rule_decides_are_said(out):
+    text = claim_section(_save_rules(out, {"": (0.2, 0.25, 0.3), ", converged": (-0.3, -0.25, -0.2)}))
+    (line,) = [line for line in text.splitlines() if line.startswith("| E3")]
+    assert "-0.25 (-0.33 to -0.17) | non-inferior | +0.25 (+0.17 to +0.33) | non-inferior" in line
+    assert "- E3 mnist: within the margin, but a loss is shown, -0.25 (-0.33 to -0.17)." in text
+    assert (
+        "- E3 mnist: the stopping rule decides the sign, -0.25 (-0.33 to -0.17) converged, "
+        "+0.25 (+0.17 to +0.33) by the authors' rule." in text
+    )
+
+
+def test_nothing_is_said_of_rows_that_agree_and_nothing_of_rows_without_a_verdict(out):
+    text = claim_section(_save_rules(out, {"": (-0.1, 0.0, 0.1), ", converged": (-0.1, 0.0, 0.1)}, dead_outputs=2))
+    assert "sign" not in text and "a loss is shown" not in text
+    assert "outputs without a weight" in text.splitlines()[0] and text.splitlines()[2].endswith(" 2 |")
+    text = claim_section(_save_rules(out, {"": (0.2, 0.25, 0.3), ", converged": (-0.3, -0.25, -0.2)}, capped=True))
+    assert "sign" not in text and "- **E3 (exploration): no verdict.** Ended by the cap on epochs: mnist." in text
+
+
+def test_published_figures_stand_beside_the_arm_that_repeats_them(out):
+    for seed in range(2):
+        run = Run("E4", notebook="05_a", profile="paper", seed=seed)
+        for arm, value in (("dedicated", 81.0), ("dedicated 512", 79.0 + seed), ("multitask", 80.0 + seed)):
+            run.add(task="imdb", arm=arm, metric="accuracy", value=value)
+        run.save()
+        run = Run("E10", notebook="11_a", profile="paper", seed=seed)
+        for arm, value in (("discerner", 99.94), ("multitask", 80.0)):
+            run.add(task="task_identity", arm=arm, metric="accuracy", value=value)
+        run.save()
+    lines = [[cell.strip() for cell in line.split("|")[1:7]] for line in readme_table(read_records(out)).splitlines()]
+    assert [line[1:] for line in lines[2:]] == [
+        ["imdb (%)", "paper", "", "81.89*", "81.00 (81.00–81.00)"],
+        ["imdb (%, control in batches of 512)", "paper", "79.66", "81.89*", "79.50 (79.00–80.00)"],
+        ["task_identity (%, trained discerner)", "paper", "", "99.94", ""],
+        ["task_identity (%, prototypes)", "paper", "", "", ""],
+    ]

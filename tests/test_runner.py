@@ -15,9 +15,10 @@ from tiny import PACKAGE, PARAMETERS, RECORD, ended, files, good_notebook, msn, 
 
 import msnlib
 from msnlib.command import runner
-from msnlib.command.jobs import choose_notebooks, parse_seeds, plan
+from msnlib.command.jobs import choose_notebooks, plan
 from msnlib.files import UsageError
 from msnlib.lab.notebooks import normalised
+from msnlib.lab.parameters import parse_seeds
 from msnlib.lab.records import digest
 
 

@@ -16,9 +16,12 @@ import pandas as pd
 import pytest
 
 from msnlib.files import UsageError
+from msnlib.lab.claim import CAPPED
+from msnlib.lab.design import RULES
 from msnlib.lab.notebooks import read_notebook
+from msnlib.lab.pooling import UnlikeRuns, headline
 from msnlib.lab.records import RECORD_COLUMNS, read_records
-from msnlib.lab.report import format_value, headline
+from msnlib.lab.report import format_value
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = "/usr/bin/chromium"
@@ -247,8 +250,8 @@ def test_texts_of_figures():
 
 
 def record(**values):
-    empty = dict.fromkeys(RECORD_COLUMNS, "") | {"overrides": "{}", "profile": "laptop", "metric": "accuracy"}
-    return empty | values
+    texts = dict.fromkeys(("configuration", "overrides", "versions"), "{}")
+    return dict.fromkeys(RECORD_COLUMNS, "") | texts | {"profile": "laptop", "metric": "accuracy"} | values
 
 
 def test_density_on_the_front_page(tmp_path):
@@ -261,6 +264,8 @@ def test_density_on_the_front_page(tmp_path):
     assert "| chosen by gradient, the paper's order | 91.50 | 95.50 |" in text
     assert "| chosen at random | 92.50 |  |" in text
     assert (tmp_path / "density_mnist.svg").read_text().startswith("<?xml")
+    with pytest.raises(UnlikeRuns, match="epochs=1"):
+        front.density(pd.DataFrame([*rows, rows[0] | {"configuration": '{"epochs": 1}', "seed": 2}]), tmp_path)
 
 
 def test_what_is_not_there_yet_is_said(tmp_path):
@@ -272,10 +277,16 @@ def test_what_is_not_there_yet_is_said(tmp_path):
 
 def test_the_verdict_comes_from_the_table(tmp_path):
     readme = "# a\n\n## Does it hold?\n\nwords\n\n<!-- claim: x -->\n\n<!-- end of claim -->\n\n## b\n\nother"
-    rows = [{"experiment": "E1", "profile": "paper", "task": task, "verdict": "non-inferior"} for task in "ab"]
-    for last, said in (("non-inferior", "shown"), ("inconclusive", "undecided"), ("inferior", "refuted")):
-        table = pd.DataFrame([*rows, {"experiment": "E2", "profile": "laptop", "task": "a", "verdict": last}])
+    words = {"non-inferior": "shown", "inconclusive": "undecided", "inferior": "refuted", CAPPED: "no verdict"}
+    first, other = ({"rule": rule, "task": "a", "evidence": "exploration"} for rule in RULES)
+    rows = [first | {"experiment": "E1", "profile": "paper", "task": t, "verdict": "non-inferior"} for t in "ab"]
+    for last, said in words.items():
+        small = {"experiment": "E2", "profile": "laptop"}
+        table = pd.DataFrame([*rows, first | small | {"verdict": last}, other | small | {"verdict": "inferior"}])
         table.to_csv(tmp_path / "claim.csv", index=False)
         text = front.claim(tmp_path, readme)
         sizes = f"at the published sizes: shown; in smaller networks, on fewer examples: {said}"
         assert text.startswith(f"**No loss on any task, {sizes}.**") and "words" in text and "other" not in text
+        assert "All of it is exploration" in text
+    table.assign(evidence="claim").to_csv(tmp_path / "claim.csv", index=False)
+    assert "exploration" not in front.claim(tmp_path, readme)

@@ -19,6 +19,7 @@ from msnlib.command import process as one_job
 from msnlib.command import runner
 from msnlib.command.jobs import plan
 from msnlib.command.sweep import read_sweep, state
+from msnlib.command.verify import repetition
 from msnlib.files import UsageError
 from msnlib.lab.parameters import ParameterError
 from msnlib.lab.records import read_examples
@@ -106,7 +107,7 @@ def test_the_first_seed_of_everything_comes_before_the_second(tmp_path):
         ("runs = 3", "has no [[runs]]"),
         ("[[runs]]\nseeds = '0'", "[[runs]] has no notebooks, but may have notebooks, parameters, profiles, seeds"),
         ("[[runs]]\nnotebooks = 1\nseed = 0", "[[runs]] has 'seed', but may have notebooks, parameters, profiles"),
-        ("[[run]]\nnotebooks = 1", "has 'run', but may have [[runs]] and [margins]"),
+        ("[[run]]\nnotebooks = 1", "has 'run', but may have [[runs]], [margins] and [claim]"),
         ("[[runs]]\nnotebooks = 7", "no notebook 7 in"),
         ("[[runs]]\nnotebooks = 1\nseeds = '3-1'", "seeds are '3-1', but must be like"),
         ("[[runs]]\nnotebooks = 1\nseeds = [1.5]", "seeds are '1.5', but must be like"),
@@ -274,6 +275,20 @@ def test_verify_makes_a_run_again_and_compares(tmp_path, capsys):
     assert f"{folder}: parameter density was 0.3, and is 0.1 in " in capsys.readouterr().err
     assert msn("verify", tmp_path / "none", *where) == 2
     assert capsys.readouterr().err == f"msn: {tmp_path / 'none/record.json'}: No such file or directory\n"
+
+
+def test_a_repetition_takes_the_split_that_the_run_had(tmp_path):
+    root = Path(__file__).resolve().parent.parent
+    old = root / "reports" / "03_sequential_unrelated" / "paper-seed4"
+    assert "split_seed" not in json.loads((old / "record.json").read_text())["configuration"]
+    assert repetition(old, root / "notebooks").configuration["split_seed"] == 0
+    for split, then in ((4, None), (7, 7)):  # the seed's own, which the notebook works out; one set by hand
+        record = json.loads((old / "record.json").read_text())
+        record["configuration"]["split_seed"] = split
+        record["run"]["overrides"] = {} if then is None else {"split_seed": then}
+        (tmp_path / "record.json").write_text(json.dumps(record))
+        job = repetition(tmp_path, root / "notebooks")
+        assert (job.seed, job.configuration["split_seed"]) == (4, then)
 
 
 def test_a_run_keeps_the_outcomes_of_examples_and_verify_compares_them(tmp_path, capsys):

@@ -201,15 +201,15 @@ def test_the_authors_rule_is_keras_early_stopping(losses, scripted, make_task, s
 
 
 def keras(losses, patience, min_delta):
-    """tf.keras.callbacks.EarlyStopping, mode min, as released: (epochs run, best epoch)."""
+    """tf.keras.callbacks.EarlyStopping, mode min, as released: (epochs run, best epoch, whether none was left)."""
     best, wait, best_epoch = math.inf, 0, 0
     for epoch, loss in enumerate(losses, start=1):
         wait += 1
         if loss < best - min_delta:
             best, wait, best_epoch = loss, 0, epoch
         elif wait >= patience:
-            return epoch, best_epoch
-    return len(losses), best_epoch
+            return epoch, best_epoch, False
+    return len(losses), best_epoch, True
 
 
 @pytest.mark.parametrize("rule", [AUTHORS, CONVERGED, Stopping("x", 3, 0.02, True)], ids=lambda r: r.name)
@@ -221,7 +221,7 @@ def test_every_rule_is_keras_early_stopping_on_random_losses(rule, scripted, mak
         scripted(a=losses)
         history = fit(net, a, epochs=14, stopping=rule)
         expected = keras(losses, rule.patience, rule.min_delta)
-        assert (len(history.table), history.best[rule.name, "a"]) == expected
+        assert (len(history.table), *(found[rule.name, "a"] for found in (history.best, history.capped))) == expected
         seen.add(expected)
     assert len(seen) > 3
 
@@ -237,6 +237,7 @@ def test_converged_watches_each_task_and_authors_their_sum(scripted, make_task, 
         scripted(a=falling, b=flat)
         history = fit(net, [a, b], epochs=20, stopping=rule)
         found[rule.name] = {t: (len(rows(history, t)), history.best[rule.name, t]) for t in ("a", "b")}
+        assert history.capped == {(rule.name, "a"): True, (rule.name, "b"): rule is AUTHORS}
     assert found["converged"] == {"a": (20, 20), "b": (7, 2)}  # five epochs after the second
     assert found["authors"] == {"a": (20, 20), "b": (20, 20)}  # sums 1.5, 1.375, 1.4, 1.375, 1.35, 1.325, ...
 

@@ -10,14 +10,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
 
-from msnlib.command.jobs import choose_notebooks, find_notebooks, parse_seeds, plan
+from msnlib.command.jobs import choose_notebooks, find_notebooks, plan
 from msnlib.command.process import Outcome
 from msnlib.command.runner import run_jobs
 from msnlib.command.sweep import read_sweep, state
 from msnlib.command.verify import differences, repetition, surroundings
 from msnlib.files import CHECKOUT, UsageError
 from msnlib.lab.notebooks import declared, read_notebook, source_of
-from msnlib.lab.parameters import PROFILES, ParameterError
+from msnlib.lab.parameters import PROFILES, ParameterError, parse_seeds
 from msnlib.lab.records import read_record
 
 

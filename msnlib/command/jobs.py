@@ -47,21 +47,6 @@ def choose_notebooks(folder: Path, asked: Sequence[str]) -> list[Path]:
     return list(chosen.values())
 
 
-def parse_seeds(text: str) -> list[int]:
-    """Return the seeds of ``0``, ``0-2`` or ``0,3,5-7``, each once, in the order written.
-
-    Raises `UsageError` for anything else.
-    """
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part.strip())
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if last < first:
-            raise UsageError(f"seeds are {text!r}, but must be like 0, 0-2 or 0,3,5-7")
-        seeds += range(first, last + 1)
-    return list(dict.fromkeys(seeds))
-
-
 @dataclass(frozen=True)
 class Job:
     """One notebook with one seed. ``overrides`` are the parameters that differ from the notebook's defaults, profile

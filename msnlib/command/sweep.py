@@ -6,7 +6,7 @@
     seeds = "0-2"                            # as for msn run, or a list
     parameters = { density = [0.5, 0.1] }    # a list is a grid: one run for every value
 
-There may be several ``[[runs]]``. ``[margins]`` belongs to `msnlib.lab.claim`.
+There may be several ``[[runs]]``. ``[margins]`` and ``[claim]`` belong to `msnlib.lab.design`.
 """
 
 import itertools
@@ -19,12 +19,12 @@ from typing import Any
 
 from filelock import Timeout
 
-from msnlib.command.jobs import Job, choose_notebooks, parse_seeds, plan
+from msnlib.command.jobs import Job, choose_notebooks, plan
 from msnlib.command.process import failed_folder
 from msnlib.command.runner import lock
 from msnlib.files import UsageError
 from msnlib.lab.notebooks import read_notebook
-from msnlib.lab.parameters import ParameterError
+from msnlib.lab.parameters import ParameterError, parse_seeds
 
 _KEYS = {"notebooks", "profiles", "seeds", "parameters"}
 
@@ -49,9 +49,9 @@ def read_sweep(path: Path, notebooks: Path) -> list[Job]:
         raise UsageError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: {error}") from None
-    unknown = set(content) - {"runs", "margins"}
+    unknown = set(content) - {"runs", "margins", "claim"}
     if unknown:
-        raise UsageError(f"{path} has {sorted(unknown)[0]!r}, but may have [[runs]] and [margins]")
+        raise UsageError(f"{path} has {sorted(unknown)[0]!r}, but may have [[runs]], [margins] and [claim]")
     blocks = content.get("runs")
     if not isinstance(blocks, list) or not blocks:
         raise UsageError(f"{path} has no [[runs]]")

@@ -6,6 +6,7 @@ from typing import Any
 
 from msnlib.command.jobs import Job, choose_notebooks, plan
 from msnlib.files import UsageError
+from msnlib.lab.notebooks import declared
 from msnlib.lab.records import read_examples, read_record
 
 
@@ -38,12 +39,15 @@ def repetition(folder: Path, notebooks: Path) -> Job:
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from None
     configuration = record["configuration"]
-    given = sorted(record["run"].get("overrides", {}).items())
     (notebook,) = choose_notebooks(notebooks, [record["notebook"]])
+    overrides = record["run"].get("overrides", {})
+    if "split_seed" in declared(notebook) and "split_seed" not in configuration:
+        overrides = overrides | {"split_seed": 0}  # before notebooks had it, all seeds had this split
+    given = sorted(overrides.items())
     (job,) = plan([notebook], configuration["profile"], [configuration["seed"]], given)
     for name, now in job.configuration.items():
         then = configuration.get(name, now)  # a parameter the run did not record, or did not have yet
-        if then != now:
+        if then != now is not None:  # None is what the notebook works out itself
             raise UsageError(f"{folder}: parameter {name} was {then!r}, and is {now!r} in {notebook} now")
     return job
 

@@ -1,8 +1,8 @@
 """Named datasets as tasks: read, checked, split and scaled. Damaged data is named in an error, never trained on.
 
 One row of the registry is one dataset: how to load raw arrays, and what kind of task they make. Some are read from
-files in a root folder (:mod:`msnlib.data.readers`); the bundled ones come with scikit-learn.
-Every dataset has a fixed test part; 20 % of the rest, drawn by ``split_seed``, is its validation part.
+files in a root folder (:mod:`msnlib.data.readers`); the bundled ones come with scikit-learn. Every dataset has a fixed
+test part, unless another is drawn by ``test_seed``; 20 % of the rest, drawn by ``split_seed``, is its validation part.
 """
 
 from __future__ import annotations
@@ -59,7 +59,13 @@ def datasets() -> list[Dataset]:
     return list(_REGISTRY.values())
 
 
-def load_task(name: str, limit: int | None = None, split_seed: int = 0, root: str | Path | None = None) -> Task:
+def load_task(
+    name: str,
+    limit: int | None = None,
+    split_seed: int = 0,
+    root: str | Path | None = None,
+    test_seed: int | None = None,
+) -> Task:
     """The dataset ``name``, split and scaled. Neither reads nor changes the state of any global random generator.
 
     Scalers are fitted, and words are counted, on the training part only. The test part does not depend on
@@ -73,6 +79,8 @@ def load_task(name: str, limit: int | None = None, split_seed: int = 0, root: st
         split_seed: draws the subset and the validation part.
         root: folder of the data that is not bundled; default ``$MSNLIB_DATA``, else ``~/.cache/msnlib``. MNIST,
             Fashion-MNIST and CIFAR-10 are downloaded into it when they are not there.
+        test_seed: draws a test part of the same size from all examples, so that a small one is not the same few for
+            every seed; None takes the dataset's own.
 
     Shape:
         x (N, height, width) for grey images and (N, 3, height, width) for colour, in [0, 1]; (N, columns) for tables;
@@ -80,18 +88,22 @@ def load_task(name: str, limit: int | None = None, split_seed: int = 0, root: st
         ``torch.get_default_dtype()``. All on the CPU.
 
     Raises:
-        ValueError: unknown name; limit or split_seed not an integer or out of range.
+        ValueError: unknown name; limit, split_seed or test_seed not an integer or out of range.
         DataError: a file is damaged, or missing and not to be had.
     """
     if name not in _REGISTRY:
         raise ValueError(f"unknown dataset {name!r}: choose from {', '.join(_REGISTRY)}")
     if limit is not None and (type(limit) is not int or limit < 1):
         raise ValueError(f"limit must be None or an integer of at least 1, not {limit!r}")
-    if type(split_seed) is not int or not 0 <= split_seed < 2**32:
-        raise ValueError(f"split_seed must be an integer from 0 to 2**32 - 1, not {split_seed!r}")
+    for label, seed in (("split_seed", split_seed), ("test_seed", 0 if test_seed is None else test_seed)):
+        if type(seed) is not int or not 0 <= seed < 2**32:
+            raise ValueError(f"{label} must be an integer from 0 to 2**32 - 1, not {seed!r}")
     dataset = _REGISTRY[name]
     root = Path(root or os.environ.get("MSNLIB_DATA") or "~/.cache/msnlib").expanduser()
     (x, y), (x_test, y_test), source = dataset.load(root)
+    rows = None
+    if test_seed is not None:
+        (x, y), (x_test, y_test), rows = _other_test((x, y), (x_test, y_test), test_seed)
     train, valid = _hold_out(y, split_seed, limit)
     parts = {"train": (x[train], y[train]), "valid": (x[valid], y[valid]), "test": (x_test[:limit], y_test[:limit])}
     encode_x = dataset.encode_x(parts["train"][0])
@@ -101,7 +113,16 @@ def load_task(name: str, limit: int | None = None, split_seed: int = 0, root: st
         **{attribute: getattr(dataset, attribute) for attribute in copied},
         **{part: (encode_x(a), encode_y(b)) for part, (a, b) in parts.items()},
         description="; ".join(filter(None, (dataset.description, source))),
+        test_rows=None if rows is None else tuple(rows[:limit].tolist()),
     )
+
+
+def _other_test(learned: Arrays, tested: Arrays, seed: int) -> tuple[Arrays, Arrays, np.ndarray]:
+    """Return the same examples with as many others as test part, and which rows these are, the own test part last."""
+    x, y = (np.concatenate(both) for both in zip(learned, tested, strict=True))
+    order = np.random.RandomState(seed).permutation(len(y))
+    test, rest = order[: len(tested[1])], np.sort(order[len(tested[1]) :])
+    return (x[rest], y[rest]), (x[test], y[test]), test
 
 
 def _hold_out(y: np.ndarray, seed: int, limit: int | None = None) -> Arrays:

@@ -8,7 +8,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "arms": ["BUILDERS", "beyondml_layer"],
         "benchmark": ["race", "ratio", "waiting"],
-        "claim": ["claim_table", "claim_verdicts", "read_margins"],
+        "claim": ["claim_table", "claim_verdicts"],
+        "design": ["read_design"],
         "experiments": [
             *("CONTROLS", "SUFFIXES", "choose_device", "comparison", "controls", "print_forgetting", "record"),
             *("record_phases", "start"),
@@ -19,9 +20,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             *("shared_network", "trunk_owners"),
         ],
         "plots": ["LINES", "bars", "learning_curves", "matrix", "owners", "samples", "style", "values"],
+        "pooling": ["headline", "over_seeds"],
+        "power": ["power_table"],
         "published": ["other_outputs", "published_table", "published_value"],
         "records": ["Run", "read_records"],
-        "report": ["headline", "paired", "report_table"],
+        "report": ["paired", "report_table"],
         "statistics": ["over_examples"],
     },
 )

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-from msnlib.lab.networks import Builder, dedicated, narrow
+from msnlib.lab.networks import Builder, dead_outputs, dedicated, narrow
 from msnlib.lab.plots import style
+from msnlib.lab.pooling import over_seeds, pooled
 from msnlib.lab.published import published_value
-from msnlib.lab.records import Run, read_records
+from msnlib.lab.records import TEST_ROWS, Run, read_records
 from msnlib.lab.report import format_value
 from msnlib.networks import MultitaskNetwork
 from msnlib.seeding import seed_everything
@@ -152,9 +151,14 @@ def record(
         group: one task, or several trained in parallel.
         arm: the first rule's results stand under this name, the others' under ``"arm, rule"``.
         rules: stopping rules.
+
+    Beside each result stands whether the cap on epochs ended the training, and how many of the task's outputs own no
+    weight.
     """
     group = [group] if isinstance(group, Task) else group
     run.data |= {task.name: task.description for task in group}
+    run.examples |= {(task.name, TEST_ROWS): task.test_rows for task in group if task.test_rows is not None}
+    dead = dead_outputs(net)
     for rule in rules:
         history.use(rule)
         name = arm if rule is rules[0] else f"{arm}, {rule.name}"
@@ -168,6 +172,8 @@ def record(
                 value=task.score(prediction, target),
                 seconds=history.seconds(rule, task.name),
                 examples=task.outcomes(prediction, target),
+                capped=history.capped[rule.name, task.name],
+                dead_outputs=len(dead[task.name]) if task.name in dead else None,
             )
     history.use(rules[0])
 
@@ -198,31 +204,27 @@ def comparison(run: Run) -> pd.DataFrame:
         run: one in ``quick`` uses other data than the paper: nothing is published.
 
     Returns:
-        A row per task and arm, its numbers as texts. The mean is over this run and those runs of other seeds with the
-        same configuration whose records lie under ``$MSNLIB_REPORTS``; ``msn run`` sets it to its output folder.
+        A row per task and arm, its numbers as texts. The mean is over this run and those runs of other seeds of its
+        pool (:mod:`msnlib.lab.pooling`) whose records lie under ``$MSNLIB_REPORTS``, as ``msn run`` sets it.
     """
-    configuration = _without_seed(run.configuration)
-    mine = run.table().assign(seed=run.configuration["seed"])
+    own = run.records()
     folder = os.environ.get("MSNLIB_REPORTS")
-    others = read_records(folder) if folder else pd.DataFrame()
-    if len(others):
-        others = others[(others["notebook"] == run.notebook) & (others["seed"] != run.configuration["seed"])]
-        same = [_without_seed(json.loads(text)) == configuration for text in others["configuration"]]
-        mine = pd.concat([mine, others[np.array(same, dtype=bool)]])
-    mine["task"] = pd.Categorical(mine["task"], mine["task"].unique())  # a task's arms one below the other
-    found = mine.sort_values("task", kind="stable").groupby(["task", "arm", "metric"], sort=False, observed=True)
-    columns = {"this run": ("value", "first"), "mean": ("value", "mean"), "sd": ("value", "std")}
-    table = found.agg(**columns, seeds=("seed", "nunique")).reset_index().astype({"task": object})
+    others = read_records(folder) if folder else own[:0]
+    others = others[(others["notebook"] == run.notebook) & (others["seed"] != run.configuration["seed"])]
+    both = pooled(pd.concat([own, others])) if len(others) else pooled(own)
+    mine = both[both["fixed"] == both["fixed"].iloc[0]].copy()
     quick = run.configuration["profile"] == "quick"
+    mine["task"] = pd.Categorical(mine["task"], mine["task"].unique())  # a task's arms one below the other
+    mine = mine.sort_values("task", kind="stable").astype({"task": str})
+    table = over_seeds(mine, ["task", "arm", "metric"]).reset_index()
+    first = mine.drop_duplicates(["task", "arm", "metric"])
+    table.insert(3, "this run", list(first["value"]))
     keys = table[["task", "arm", "metric"]].itertuples(index=False)
-    published = [None if quick else published_value(run.experiment, *key) for key in keys]
-    table["published"] = np.array(published, dtype=float)  # NaN for None
-    table["difference"] = table["mean"] - table["published"]
+    table["published"] = [None if quick else published_value(run.experiment, *key) for key in keys]
+    table["difference"] = table["mean"] - table["published"].astype(float)
+    columns = ["task", "arm", "metric", "this run", "mean", "sd", "seeds", "published", "difference"]
+    table = table[columns]
     for column in ("this run", "mean", "sd", "published", "difference"):
         signed = column == "difference"
         table[column] = [format_value(m, v, signed) for m, v in zip(table["metric"], table[column], strict=True)]
     return table.set_index(["task", "arm"])
-
-
-def _without_seed(configuration: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in configuration.items() if name != "seed"}

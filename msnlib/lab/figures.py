@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from msnlib.lab.claim import CAPPED
 from msnlib.lab.plots import LINES, legend_of
-from msnlib.lab.published import published_table, published_value
-from msnlib.lab.report import format_difference, headline
+from msnlib.lab.pooling import headline, over_seeds
+from msnlib.lab.published import published_table, published_value, repeating_arm
+from msnlib.lab.report import format_difference
 
 
 def results(records: pd.DataFrame) -> Figure:
     """Every seed beside the published figure: a panel per published experiment and task, a row per arm.
+
+    The arms are those that repeat the published ones: of E10 the trained discerner, of E4's reviews the control in
+    batches of 512.
 
     Args:
         records: as ``read_records`` gives them; of each experiment its largest profile is shown.
     """
     shown = headline(records)
     arms = ["dedicated", "multitask", "dedicated, converged", "multitask, converged"]
-    shown = shown[shown["metric"].isin(["accuracy", "mse"]) & shown["arm"].isin(arms) & (shown["profile"] != "quick")]
+    shown = shown[shown["metric"].isin(["accuracy", "mse"]) & (shown["profile"] != "quick")]
     shown = shown[shown["experiment"].isin(published_table()["id"])]
-    panels = list(shown.groupby(["experiment", "task", "metric"], sort=False))
+    panels = [(key, rows) for key, rows in shown.groupby(["experiment", "task", "metric"], sort=False)
+              if rows["arm"].isin(arms).any()]  # fmt: skip
     columns = min(len(panels), 5)
     lines = math.ceil(len(panels) / columns)
     size = (2.6 * columns + 1.5, 2.0 * lines + 0.6)
@@ -32,9 +42,11 @@ def results(records: pd.DataFrame) -> Figure:
         ax.set_visible(False)
     for ax, ((experiment, task, metric), rows) in zip(axes.flat, panels, strict=False):
         for place, arm in enumerate(arms):
-            values = rows.loc[rows["arm"] == arm, "value"]
+            theirs, comma, rule = arm.partition(", ")
+            ours = repeating_arm(experiment, task, theirs) + comma + rule
+            values = rows.loc[rows["arm"] == ours, "value"]
             ax.plot(values, [place] * len(values), "o", color="0.35", alpha=0.7, label="one seed")
-            published = published_value(experiment, task, arm, metric)
+            published = published_value(experiment, task, ours, metric)
             if published is not None:
                 ax.plot(published, place, "D", color="none", markeredgecolor="black", markersize=9, label="published")
         profile = rows["profile"].iloc[0]
@@ -50,62 +62,82 @@ def results(records: pd.DataFrame) -> Figure:
     return figure
 
 
+_SHAPES = {"non-inferior": ("o", "black"), "inconclusive": ("o", "white"), "inferior": ("s", "black")}
+_NO_VERDICT = ("X", "0.7")
+_EDGE = 4.0  # margins; what lies beyond is an arrow at the edge
+
+
 def forest(table: pd.DataFrame) -> Figure:
     """The claim's differences with their intervals, a row per experiment and task, in units of the row's margin.
 
     A row is non-inferior (black dot) when its interval lies to the right of the line at -1, inferior (square) when it
-    lies to the left. What lies beyond four margins is an arrow at the edge.
+    lies to the left; a cross has no verdict. The thin line below is the other stopping rule's.
 
     Args:
         table: as :func:`~msnlib.lab.claim.claim_table` gives it, with a row at least.
     """
-    edge, places = 4.0, (1.03, 1.26, 1.56, 1.70)
-    shapes = {"non-inferior": ("o", "black"), "inconclusive": ("o", "white"), "inferior": ("s", "black")}
-    intervals = [
-        ("low", "high", 0.0, {"color": "black", "linewidth": 2, "label": "interval over seeds (paired t)"}),
-        ("boot_low", "boot_high", 0.28, {"color": "0.4", "linewidth": 1, "linestyle": "--",
-                                         "label": "bootstrap of seeds and examples"}),
-    ]  # fmt: skip
-    height = 0.3 * len(table) + 1.4
+    counts = table["rule"] == table["rule"].iloc[0]
+    first, second = table[counts], table[~counts].set_index(["experiment", "task"])
+    places = (1.03, 1.25, 1.53, 1.68)
+    height = 0.34 * len(first) + 1.7
     figure, ax = plt.subplots(figsize=(10, height))
-    figure.subplots_adjust(left=0.16, right=0.58, bottom=1 / height, top=1 - 0.4 / height)
-
-    def clipped(x: float) -> float:
-        return max(-edge, min(edge, x))
-
-    for y, row in enumerate(table.to_dict("records")):
-        for low, high, below, look in intervals:
-            span = [row[end] / row["margin"] for end in (low, high)]
-            if not math.isnan(span[0]):
-                ax.plot([clipped(x) for x in span], [y + below] * 2, **look, zorder=2)
-            for x in span:
-                if abs(x) > edge:
-                    ax.plot(clipped(x), y + below, "<" if x < 0 else ">", color=look["color"], markersize=6)
-        x, (marker, face) = row["difference"] / row["margin"], shapes[row["verdict"]]
-        marker = marker if abs(x) <= edge else "<" if x < 0 else ">"
-        ax.plot(clipped(x), y, marker, color="black", markerfacecolor=face, markersize=7, zorder=3)
+    figure.subplots_adjust(left=0.16, right=0.56, bottom=1.3 / height, top=1 - 0.4 / height)
+    for y, row in enumerate(first.to_dict("records")):
+        _interval(ax, y, row, ("low", "high"), color="black", linewidth=2, label="the interval that decides")
+        dashed = dict(color="0.4", linewidth=1, linestyle="--", label="over seeds and examples, where recorded")
+        if row["both_seeds"] > 2 and row["interval"] != "crossed":
+            _interval(ax, y + 0.22, row, ("both_low", "both_high"), **dashed)
+        _mark(ax, y, row, markersize=7)
+        if (row["experiment"], row["task"]) in second.index:
+            other = second.loc[(row["experiment"], row["task"])].to_dict()
+            look = dict(color="0.55", linewidth=1, label="under the other stopping rule")
+            _interval(ax, y + 0.42, other, ("low", "high"), **look)
+            _mark(ax, y + 0.42, other, markersize=4)
         difference, *ends = (format_difference(row["metric"], row[name]) for name in ("difference", "low", "high"))
         unit = "points" if row["metric"] == "accuracy" else "%"
         interval = " to ".join(ends) if ends[0] else "one seed"
         texts = (f"{difference} {unit}", interval, f"{row['margin']:g}", row["verdict"])
         for place, text in zip(places, texts, strict=True):
             ax.text(place, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize=9)
-        if y and row["experiment"] != table["experiment"].iloc[y - 1]:
-            ax.axhline(y - 0.5, color="0.8", linewidth=0.8)
+        if y and row["experiment"] != first["experiment"].iloc[y - 1]:
+            ax.axhline(y - 0.4, color="0.8", linewidth=0.8)
     for place, text in zip(places, ("difference", "90 % interval", "margin", "verdict"), strict=True):
         ax.text(place, -0.9, text, transform=ax.get_yaxis_transform(), va="center", fontsize=9, weight="bold")
     ax.axvline(0, color="0.6", linewidth=1, zorder=1)
     ax.axvline(-1, color="black", linewidth=1.2, linestyle=":", zorder=1)
     ax.text(-1, -0.9, "-margin", ha="center", va="center", fontsize=9)
-    ax.set(xlim=(-edge - 0.3, edge + 0.3), ylim=(len(table) - 0.4, -0.5))
+    ax.set(xlim=(-_EDGE - 0.3, _EDGE + 0.3), ylim=(len(first) - 0.2, -0.5))
     ax.set_xlabel("difference in margins: left worse, right better than a network alone", fontsize=9)
-    profiles = table["profile"].map(lambda profile: "" if profile == "paper" else f" ({profile})")
-    ax.set_yticks(range(len(table)), table["experiment"] + " " + table["task"] + profiles, fontsize=9)
+    profiles = first["profile"].map(lambda profile: "" if profile == "paper" else f" ({profile})")
+    ax.set_yticks(range(len(first)), first["experiment"] + " " + first["task"] + profiles, fontsize=9)
     ax.grid(False)
     handles, labels = legend_of([ax])
-    if labels:
-        figure.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.16, 0), ncols=2, fontsize=9)
+    for word, (marker, face) in (_SHAPES | {CAPPED: _NO_VERDICT}).items():
+        handles.append(Line2D([], [], linestyle="", marker=marker, color="black", markerfacecolor=face))
+        labels.append(word)
+    figure.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.02, 0), ncols=4, fontsize=9)
     return figure
+
+
+def _clipped(x: float) -> float:
+    return max(-_EDGE, min(_EDGE, x))
+
+
+def _interval(ax: Axes, y: float, row: Mapping[str, Any], ends: tuple[str, str], **look: Any) -> None:
+    """Draw a row's interval in margins, with an arrow where it leaves the figure."""
+    span = [row[end] / row["margin"] for end in ends]
+    if not math.isnan(span[0]):
+        ax.plot([_clipped(x) for x in span], [y, y], **look, zorder=2)
+    for x in span:
+        if abs(x) > _EDGE:
+            ax.plot(_clipped(x), y, "<" if x < 0 else ">", color=look["color"], markersize=6)
+
+
+def _mark(ax: Axes, y: float, row: Mapping[str, Any], markersize: float) -> None:
+    """Draw a row's difference in margins, its verdict as the mark's shape and filling."""
+    x, (marker, face) = row["difference"] / row["margin"], _SHAPES.get(row["verdict"], _NO_VERDICT)
+    marker = marker if abs(x) <= _EDGE else "<" if x < 0 else ">"
+    ax.plot(_clipped(x), y, marker, color="black", markerfacecolor=face, markersize=markersize, zorder=3)
 
 
 def speed(records: pd.DataFrame) -> Figure:
@@ -119,7 +151,7 @@ def speed(records: pd.DataFrame) -> Figure:
     )
     shown = shown[~shown["arm"].str.contains(" to ")]
     shown = shown.assign(count=shown["task"].str.extract(r"(\d+)", expand=False).astype(int))
-    means = shown.groupby(["metric", "arm", "count"], sort=False)["value"].mean().sort_index()
+    means = over_seeds(shown, ["metric", "arm", "count"])["mean"].sort_index()
     metrics = list(dict.fromkeys(shown["metric"]))
     figure, axes = plt.subplots(1, len(metrics), figsize=(3.6 * len(metrics) + 1.4, 2.9), squeeze=False)
     for ax, metric in zip(axes[0], metrics, strict=True):

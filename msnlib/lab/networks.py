@@ -119,10 +119,14 @@ def idle_units(net: nn.Module) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def dead_outputs(net: MultitaskNetwork) -> dict[str, list[int]]:
-    """Task -> the outputs of its head that got no weight, so that no input can move them."""
-    heads = {task: net.heads[task].weight for task in tasks(net)}
-    return {task: (weight.used_per_unit(task) == 0).nonzero().flatten().tolist() for task, weight in heads.items()}
+def dead_outputs(net: nn.Module) -> dict[str, list[int]]:
+    """Task -> the outputs of its head that got no weight, so that no input can move them; no head, no entry."""
+    found: dict[str, list[int]] = {}
+    for task in tasks(net):
+        for tensor in shared_tensors(net, task).values():
+            if tensor.is_output and len(tensor.shape) > 1 and task in tensor:
+                found.setdefault(task, []).extend((tensor.used_per_unit(task) == 0).nonzero().flatten().tolist())
+    return found
 
 
 def trunk_owners(net: MultitaskNetwork, window: int = 60) -> None:

@@ -46,6 +46,9 @@ _ROWS = (
         "profile", PROFILES, "size of the run: the paper's setting, real data on a laptop, bundled data in seconds"
     ),
     _whole("seed", 0, "seed of every random draw"),
+    _whole(
+        "split_seed", 0, "draws the validation part; above 0 also a small dataset's test part, else its own is taken"
+    ),
     Parameter(
         "device",
         str,
@@ -70,6 +73,22 @@ PARAMETERS: dict[str, Parameter] = {row.name: row for row in _ROWS}
 
 KIND_NAMES = {int: "int", float: "float", str: "str", bool: "bool", list: "list", tuple: "tuple", dict: "dict"}
 _UNSET = object()
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Return the seeds of ``0``, ``0-2`` or ``0,3,5-7``, each once, in the order written.
+
+    Raises:
+        ParameterError: anything else.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first:
+            raise ParameterError(f"seeds are {text!r}, but must be like 0, 0-2 or 0,3,5-7")
+        seeds += range(first, last + 1)
+    return list(dict.fromkeys(seeds))
 
 
 def check(name: str, value: Any, default: Any = _UNSET) -> Any:

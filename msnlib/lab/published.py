@@ -102,9 +102,33 @@ def other_outputs(id: str) -> pd.DataFrame:
     return pd.DataFrame([row[1:] for row in _OTHERS if row[0] == id], columns=["output", *_COLUMNS[2:]])
 
 
+# (id, our arm) or (id, task, our arm) -> the published arm that it repeats, where that is not the one of the same name.
+# E10's released network has a trained discerner, where our "multitask" names the task by prototypes; E4's control of
+# the reviews saw batches of 512, where our "dedicated" sees those of its subnetwork.
+_REPEATS = {
+    ("E10", "multitask"): None,
+    ("E10", "discerner"): "multitask",
+    ("E4", "imdb", "dedicated"): None,
+    ("E4", "imdb", "dedicated 512"): "dedicated",
+}
+
+
 def published_value(id: str, task: str, arm: str, metric: str) -> float | None:
-    """Return one published figure, or None where the authors have none."""
-    return _VALUES.get((id, task, arm, metric))
+    """Return the published figure of what one of our arms repeats, or None where the authors have none.
+
+    Args:
+        id: of the experiment, like ``"E1"``.
+        task, metric: as in `published_table`.
+        arm: ours; ``dedicated`` or ``multitask`` but for E10 (``discerner``) and E4's reviews (``dedicated 512``).
+    """
+    theirs = _REPEATS.get((id, task, arm), _REPEATS.get((id, arm), arm))
+    return _VALUES.get((id, task, theirs, metric))
+
+
+def repeating_arm(id: str, task: str, arm: str) -> str:
+    """Return which of our arms repeats a published one of an experiment and task."""
+    ours = {theirs: key for key, theirs in _REPEATS.items() if key[:-1] in ((id,), (id, task))}
+    return ours[arm][-1] if arm in ours else arm
 
 
 _VALUES = {(id, task, arm, metric): value for id, _, task, arm, metric, value in _ROWS}

@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     import pandas
 
 FORMAT = "msnlib record 1"
+NUMERICS = 1  # revision of the code that decides a run's numbers: runs of different revisions are never averaged
 RESULT_COLUMNS = ("task", "arm", "metric", "value", "seconds")
+TEST_ROWS = "test rows"  # in place of an arm, beside the outcomes of test examples
+NOTES = ("capped", "dead_outputs")  # what a result may say beside; records made before they existed have neither
 RECORD_COLUMNS = (
     *("experiment", "notebook", "profile", "seed"),
-    *RESULT_COLUMNS,
+    *(*RESULT_COLUMNS, *NOTES),
     *("overrides", "configuration", "configuration_hash", "versions", "file"),
 )
 
@@ -51,7 +54,8 @@ class Run:
 
     Attributes:
         results: what was added, a dict each.
-        examples: (task, arm) -> the outcome of every test example, bool or float32.
+        examples: (task, arm) -> the outcome of every test example, bool or float32; (task, `TEST_ROWS`) -> which rows
+            of the dataset these are, where the test part was drawn anew.
         data: task -> what its data is and where it came from.
 
     Args:
@@ -81,12 +85,26 @@ class Run:
         self.data: dict[str, str] = {}
 
     def add(
-        self, *, task: str, arm: str, metric: str, value: float, seconds: float | None = None, examples: Any = None
+        self,
+        *,
+        task: str,
+        arm: str,
+        metric: str,
+        value: float,
+        seconds: float | None = None,
+        examples: Any = None,
+        capped: bool | None = None,
+        dead_outputs: int | None = None,
     ) -> None:
         """Add one result; accuracies are in %.
 
-        ``examples`` are the outcomes that ``value`` is the mean of, one per test example in the data's order, as
-        `msnlib.Task.outcomes` gives them: with them anyone can redo a test of two arms.
+        Args:
+            task, arm, metric, value: the result.
+            seconds: of training.
+            examples: the outcomes that ``value`` is the mean of, one per test example in the data's order, as
+                `msnlib.Task.outcomes` gives them: with them anyone can redo a test of two arms.
+            capped: whether the most epochs allowed ended the training, and no stopping rule.
+            dead_outputs: how many of the task's outputs own no weight.
 
         Raises `ValueError` naming the result when ``value`` (or ``seconds``) is no finite number, or when task, arm
         and metric were added before.
@@ -94,6 +112,7 @@ class Run:
         label = f"{task}, {arm}, {metric}"
         if any((task, arm, metric) == (row["task"], row["arm"], row["metric"]) for row in self.results):
             raise ValueError(f"result {label} was added before")
+        notes = {"capped": capped, "dead_outputs": dead_outputs}
         self.results.append(
             {
                 "task": task,
@@ -101,6 +120,7 @@ class Run:
                 "metric": metric,
                 "value": _finite(value, f"value of {label}"),
                 "seconds": None if seconds is None else _finite(seconds, f"seconds of {label}"),
+                **{name: note for name, note in notes.items() if note is not None},
             }
         )
         if examples is not None:
@@ -112,6 +132,25 @@ class Run:
 
         return pandas.DataFrame(self.results, columns=list(RESULT_COLUMNS))
 
+    def records(self) -> "pandas.DataFrame":
+        """Return what was added as `read_records` will give it once it is saved; it has no file yet."""
+        import pandas
+
+        record = self._record() | {"run": {}}
+        return _typed(pandas.DataFrame(_rows(record, ""), columns=list(RECORD_COLUMNS)))
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "experiment": self.experiment,
+            "notebook": self.notebook,
+            "configuration": self.configuration,
+            "configuration_hash": configuration_hash(self.notebook, self.configuration),
+            "versions": versions(self.configuration.get("device")),
+            "data": self.data,
+            "results": self.results,
+        }
+
     def save(self) -> Path:
         """Write the record as one JSON file and return its path; outcomes of examples stand beside it in an ``.npz``.
 
@@ -122,19 +161,9 @@ class Run:
             raise ValueError(f"the record of {self.notebook} has no results")
         folder = Path(os.environ.get("MSNLIB_RECORDS") or "records")
         folder.mkdir(parents=True, exist_ok=True)
-        hashed = configuration_hash(self.notebook, self.configuration)
+        record = self._record()
         profile, seed = self.configuration["profile"], self.configuration["seed"]
-        path = folder / f"{self.notebook}-{profile}-seed{seed}-{hashed[:8]}.json"
-        record = {
-            "format": FORMAT,
-            "experiment": self.experiment,
-            "notebook": self.notebook,
-            "configuration": self.configuration,
-            "configuration_hash": hashed,
-            "versions": versions(self.configuration.get("device")),
-            "data": self.data,
-            "results": self.results,
-        }
+        path = folder / f"{self.notebook}-{profile}-seed{seed}-{record['configuration_hash'][:8]}.json"
         if self.examples:
             _write_examples(path.with_suffix(".npz"), self.examples)
         write_json(path, record)
@@ -147,13 +176,14 @@ def _write_examples(path: Path, examples: dict[tuple[str, str], Any]) -> None:
     arrays = {}
     for (task, arm), outcomes in examples.items():
         array = numpy.asarray(outcomes.cpu() if hasattr(outcomes, "cpu") else outcomes)
-        arrays[f"{task}: {arm}"] = array if array.dtype == bool else array.astype(numpy.float32)
+        arrays[f"{task}: {arm}"] = array.astype(numpy.float32) if array.dtype.kind == "f" else array
     with replacing(path) as part, part.open("wb") as file:  # by name, numpy would add a suffix
         numpy.savez_compressed(file, **arrays)
 
 
 def read_examples(record: Path | str) -> "dict[tuple[str, str], numpy.ndarray]":
-    """Return (task, arm) -> the outcome of every test example, as `Run.add` was given them, of one record's file.
+    """Return (task, arm) -> the outcome of every test example, as `Run.add` was given them, of one record's file; and
+    (task, `TEST_ROWS`) -> the rows of the dataset that they are, where the test part was drawn anew.
 
     Empty when the record has none. Raises `ValueError` when the file beside the record is broken.
     """
@@ -189,7 +219,7 @@ def _version(distribution: str) -> str | None:
 
 
 def versions(device: str | None = None) -> dict[str, Any]:
-    """Return what ran the code: versions, platform, threads, the name of ``device`` and the git commit, where known."""
+    """Return what ran the code: versions, platform, threads, the name of ``device``, the git commit, the numerics."""
     torch = sys.modules.get("torch")  # a record must not cost its import
     found = {name: _version(name) for name in ("msnlib", "torch", "torchvision", "numpy")}
     return found | {
@@ -198,6 +228,7 @@ def versions(device: str | None = None) -> dict[str, Any]:
         "threads": torch.get_num_threads() if torch else None,
         "device": _device_name(torch, device),
         "commit": _commit(),
+        "numerics": NUMERICS,
     }
 
 
@@ -220,6 +251,12 @@ def _commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def is_clean(versions: dict[str, Any]) -> bool:
+    """Say whether a record's ``versions`` name a commit, and the work tree was as that commit left it."""
+    commit = versions.get("commit")
+    return bool(commit) and not commit.endswith("-dirty")
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -245,8 +282,9 @@ def read_record(path: Path) -> dict[str, Any]:
 def read_records(folder: Path | str) -> "pandas.DataFrame":
     """Return every result of every record under ``folder``, one row each, in order of file and result.
 
-    Configuration, overrides and versions are JSON texts with sorted keys. Files and folders whose name starts with a
-    dot are not looked at. A file that is broken or no record is left out, with a warning of one line that names it.
+    ``capped`` and ``dead_outputs`` are missing where a record does not say. Configuration, overrides and versions are
+    JSON texts with sorted keys. Files and folders whose name starts with a dot are not looked at. A file that is
+    broken or no record is left out, with a warning of one line that names it.
     """
     import pandas
 
@@ -261,17 +299,27 @@ def read_records(folder: Path | str) -> "pandas.DataFrame":
         except (OSError, ValueError) as error:
             _log.warning("%s skipped: %s", path, str(error).splitlines()[0])
             continue
-        configuration = record["configuration"]
-        shared = {
-            "experiment": record["experiment"],
-            "notebook": record["notebook"],
-            "profile": configuration["profile"],
-            "seed": configuration["seed"],
-            "overrides": json.dumps(record["run"].get("overrides", {}), sort_keys=True),
-            "configuration": json.dumps(configuration, sort_keys=True),
-            "configuration_hash": record["configuration_hash"],
-            "versions": json.dumps(record["versions"], sort_keys=True),
-            "file": name.as_posix(),
-        }
-        rows += [shared | {column: result[column] for column in RESULT_COLUMNS} for result in record["results"]]
-    return pandas.DataFrame(rows, columns=list(RECORD_COLUMNS))
+        rows += _rows(record, name.as_posix())
+    return _typed(pandas.DataFrame(rows, columns=list(RECORD_COLUMNS)))
+
+
+def _rows(record: dict[str, Any], file: str) -> list[dict[str, Any]]:
+    """Return a row for every result of a record."""
+    configuration = record["configuration"]
+    shared = {
+        "experiment": record["experiment"],
+        "notebook": record["notebook"],
+        "profile": configuration["profile"],
+        "seed": configuration["seed"],
+        "overrides": json.dumps(record["run"].get("overrides", {}), sort_keys=True),
+        "configuration": json.dumps(configuration, sort_keys=True),
+        "configuration_hash": record["configuration_hash"],
+        "versions": json.dumps(record["versions"], sort_keys=True),
+        "file": file,
+    }
+    columns = (*RESULT_COLUMNS, *NOTES)
+    return [shared | {column: result.get(column) for column in columns} for result in record["results"]]
+
+
+def _typed(table: "pandas.DataFrame") -> "pandas.DataFrame":
+    return table.astype({"capped": "boolean", "dead_outputs": "Int64"})

@@ -1,13 +1,12 @@
 """The table of results: ours over seeds, beside what the paper's authors published."""
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from msnlib.lab.parameters import PROFILES
+from msnlib.lab.pooling import POOL, headline, natural, over_seeds, pooled, rank
 from msnlib.lab.published import published_value
 from msnlib.lab.records import read_records
 
@@ -27,52 +26,29 @@ class EmptyReport(ValueError):
 
 
 def report_table(records: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per profile, experiment, notebook, settings, task, arm and metric of `read_records`' ``records``.
+    """Return one row per pool of runs (`msnlib.lab.pooling`), task, arm and metric of `read_records`' ``records``.
 
-    ``settings`` names the parameters that were set on the command line or differ between a notebook's runs, so that
-    runs of different configurations are never averaged. Rows are in a fixed order: profile (paper first), experiment,
-    notebook, settings, and then as the notebook recorded them.
+    ``settings`` names the parameters that were set on the command line or differ between a notebook's runs. Rows are
+    in a fixed order: profile (paper first), experiment, notebook, settings, and then as the notebook recorded them.
     """
-    fixed = map(_without_seed, records["configuration"], records["overrides"])
-    results = records.assign(fixed=list(fixed)).drop_duplicates(
-        ["profile", "experiment", "notebook", "fixed", "seed", "task", "arm", "metric"]
-    )
-    rows = []
-    for (profile, experiment, notebook), runs in results.groupby(["profile", "experiment", "notebook"], sort=False):
-        configurations = [json.loads(text) for text in runs["fixed"].unique()]
-        for fixed, same in runs.groupby("fixed", sort=False):
-            overridden = set().union(*(json.loads(text) for text in same["overrides"]))
-            settings = _settings(json.loads(fixed), configurations, overridden)
-            for (task, arm, metric), found in same.groupby(["task", "arm", "metric"], sort=False):
-                values = found["value"]
-                published = None if profile == "quick" else published_value(experiment, task, arm, metric)
-                rows.append(
-                    {
-                        "profile": profile,
-                        "experiment": experiment,
-                        "notebook": notebook,
-                        "settings": settings,
-                        "task": task,
-                        "arm": arm,
-                        "metric": metric,
-                        "mean": values.mean(),
-                        "min": values.min(),
-                        "max": values.max(),
-                        "sd": values.std(ddof=1),
-                        "seeds": len(values),
-                        "published": published,
-                        "difference": None if published is None else values.mean() - published,
-                    }
-                )
-    rows.sort(key=lambda row: (rank(row["profile"]), natural(row["experiment"]), row["notebook"], row["settings"]))
+    shown = pooled(records)
+    if shown.empty:
+        return pd.DataFrame(columns=list(REPORT_COLUMNS))
+    table = over_seeds(shown, [*POOL, "task", "arm", "metric"]).reset_index()
+    group = ["profile", "experiment", "notebook"]
+    overridden = shown.groupby([*group, "fixed"])["overrides"].agg(lambda texts: set().union(*map(json.loads, texts)))
+    others = table.groupby(group)["fixed"].agg(lambda texts: list(map(json.loads, dict.fromkeys(texts))))
+    keys = list(table[[*group, "fixed"]].itertuples(index=False, name=None))
+    named = {key: _settings(json.loads(key[3]), others[key[:3]], overridden[key]) for key in dict.fromkeys(keys)}
+    table["settings"] = [named[key] for key in keys]
+    ours = table[["experiment", "task", "arm", "metric", "profile"]].itertuples(index=False)
+    table["published"] = [None if row.profile == "quick" else published_value(*row[:4]) for row in ours]
+    table["difference"] = table["mean"] - table["published"].astype(float)
+    order = {"profile": rank, "experiment": natural}
+    keyed = table.assign(**{name: table[name].map(key) for name, key in order.items()})
+    place = keyed.sort_values(["profile", "experiment", "notebook", "settings"], kind="stable").index
     numbers = {"mean": float, "min": float, "max": float, "sd": float, "published": float, "difference": float}
-    return pd.DataFrame(rows, columns=list(REPORT_COLUMNS)).astype(numbers)
-
-
-def _without_seed(configuration: str, overrides: str) -> str:
-    """Return, as JSON, what the runs of one row share; an override counts also where the notebook did not record it."""
-    values = json.loads(overrides) | json.loads(configuration)
-    return json.dumps({name: value for name, value in values.items() if name != "seed"}, sort_keys=True)
+    return table.loc[place, list(REPORT_COLUMNS)].reset_index(drop=True).astype(numbers)
 
 
 def _settings(configuration: dict, others: Sequence[dict], overridden: set[str]) -> str:
@@ -84,16 +60,6 @@ def _settings(configuration: dict, others: Sequence[dict], overridden: set[str])
         if name in overridden or any(other.get(name, missing) != value for other in others)
     ]
     return " ".join(named)
-
-
-def rank(profile: str) -> int:
-    return PROFILES.index(profile) if profile in PROFILES else len(PROFILES)
-
-
-def natural(experiment: str) -> list[tuple[int, int | str]]:
-    """Return a key that puts E2 before E10."""
-    parts = re.findall(r"\d+|\D+", experiment)
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
 
 
 def format_value(metric: str, value: float, signed: bool = False) -> str:
@@ -155,23 +121,6 @@ def markdown(header: list[str], lines: list[list[str]], first_number: int) -> st
     return "\n".join(map(row, [header, rule, *lines]))
 
 
-def headline(records: pd.DataFrame) -> pd.DataFrame:
-    """Return the records to show first: of every experiment its largest profile, no parameters set by hand.
-
-    Of several notebooks or configurations (older defaults), that of the most seeds counts, so that what is shown can be
-    averaged. Experiments are in natural order: E2 before E10.
-    """
-    plain = records[records["overrides"] == "{}"]
-    ranks = plain["profile"].map(rank)
-    largest = plain[ranks == ranks.groupby(plain["experiment"]).transform("min")]
-    fixed = list(map(_without_seed, largest["configuration"], largest["overrides"]))
-    keys = pd.MultiIndex.from_arrays([largest["experiment"], largest["notebook"], fixed])
-    # By arrays, not by the index of tuples, whose groups would be one level deep: each configuration its own winner.
-    seeds = largest["seed"].groupby([keys.get_level_values(k) for k in range(3)], sort=False).nunique()
-    shown = largest[keys.isin(seeds.groupby(level=0, sort=False).idxmax())]
-    return shown.sort_values("experiment", key=lambda ids: ids.map(natural), kind="stable")
-
-
 def paired(records: pd.DataFrame, rule: str = "", variant: str = "") -> pd.DataFrame:
     """Return how far the multitask arm is from each control of the same run, over the runs of different seeds.
 
@@ -179,32 +128,28 @@ def paired(records: pd.DataFrame, rule: str = "", variant: str = "") -> pd.DataF
     Positive differences are better than the control: points of accuracy, or a squared error that is lower.
 
     Args:
-        records: as `read_records` gives them.
+        records: as `read_records` gives them; of each experiment and profile the pool that `headline` shows.
         rule: the stopping rule; "" is the first, as published, "converged" the other.
         variant: of the arms, such as "scaled" for "multitask scaled" against "dedicated scaled".
     """
     ending = (f" {variant}" if variant else "") + (f", {rule}" if rule else "")
-    values = records[records["metric"].isin(["accuracy", "mse"])].drop_duplicates(
-        ["experiment", "notebook", "configuration", "task", "arm", "metric"]
-    )
-    wide = values.pivot(
-        index=["experiment", "profile", "notebook", "configuration", "seed", "task", "metric"],
-        columns="arm",
-        values="value",
-    ).reset_index()
-    rows = []
+    shown = headline(records[records["metric"].isin(["accuracy", "mse"])], each=("experiment", "profile"))
+    wide = shown.pivot(index=[*POOL, "seed", "task", "metric"], columns="arm", values="value").reset_index()
+    columns = ["experiment", "profile", "task", "control", "mean", "min", "max", "seeds", "digits"]
+    parts = [pd.DataFrame(columns=columns)]
     for control in CONTROL_ARMS:
         if not {f"multitask{ending}", f"{control}{ending}"} <= set(wide.columns):
             continue
         gap = wide[f"multitask{ending}"] - wide[f"{control}{ending}"]
         found = wide.assign(gap=gap.where(wide["metric"] != "mse", -gap)).dropna(subset=["gap"])
-        for (experiment, profile, task, metric), same in found.groupby(["experiment", "profile", "task", "metric"]):
-            numbers = {"mean": same["gap"].mean(), "min": same["gap"].min(), "max": same["gap"].max()}
-            row = {"experiment": experiment, "profile": profile, "task": task, "control": control, **numbers}
-            rows.append(row | {"seeds": same["seed"].nunique(), "digits": 4 if metric == "mse" else 2})
-    columns = ["experiment", "profile", "task", "control", "mean", "min", "max", "seeds", "digits"]
-    rows.sort(key=lambda row: (natural(row["experiment"]), rank(row["profile"]), row["task"]))
-    return pd.DataFrame(rows, columns=columns)
+        part = over_seeds(found, ["experiment", "profile", "task", "metric"], "gap").reset_index()
+        digits = part["metric"].map({"mse": 4, "accuracy": 2})
+        parts.append(part.assign(control=control, digits=digits)[columns])
+    table = pd.concat(parts[1:] or parts)
+    order = {"experiment": natural, "profile": rank}
+    keyed = table.assign(**{name: table[name].map(key) for name, key in order.items()}).reset_index(drop=True)
+    place = keyed.sort_values(["experiment", "profile", "task"], kind="stable").index
+    return table.iloc[place].reset_index(drop=True)
 
 
 def write_report(out: Path | str) -> str:

@@ -1,0 +1,117 @@
+"""Which runs may be averaged: every way in which two runs can be unlike is refused or kept apart."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from msnlib.lab.figures import speed
+from msnlib.lab.pooling import POOL, UnlikeRuns, fixed, headline, over_seeds, pooled
+from msnlib.lab.records import RECORD_COLUMNS
+from msnlib.lab.report import paired, report_table
+
+BASE = {"experiment": "E1", "notebook": "02_a", "profile": "paper", "density": 0.1, "numerics": 1, "overrides": {}}
+UNLIKE = [
+    {"experiment": "E2"},
+    {"notebook": "02_b"},
+    {"profile": "laptop"},
+    {"density": 0.2},
+    {"density": None},
+    {"numerics": 2},
+    {"numerics": None},
+    {"overrides": {"batch": 8}},
+]
+
+
+def _rows(values, task="mnist", metric="accuracy", **other):
+    """Rows of records: seed -> arm -> value."""
+    run = BASE | other
+    configuration = {"profile": run["profile"], "density": run["density"]}
+    rows = []
+    for seed, arms in values.items():
+        shared = {name: run[name] for name in ("experiment", "notebook", "profile")} | {"seed": seed, "metric": metric}
+        chosen = {name: value for name, value in (configuration | {"seed": seed}).items() if value is not None}
+        versions = {"torch": "2"} | ({} if run["numerics"] is None else {"numerics": run["numerics"]})
+        texts = {"configuration": chosen, "versions": versions, "overrides": run["overrides"]}
+        shared |= {name: json.dumps(value, sort_keys=True) for name, value in texts.items()}
+        rows += [shared | {"task": task, "arm": arm, "value": value} for arm, value in arms.items()]
+    return pd.DataFrame(rows, columns=list(RECORD_COLUMNS))
+
+
+def _two(other, value=(96.0, 50.0)):
+    """Three seeds of the base pool and one seed of another."""
+    arms = [{"multitask": v, "dedicated": v + 1} for v in value]
+    return pd.concat([_rows({seed: arms[0] for seed in range(3)}), _rows({7: arms[1]}, **other)], ignore_index=True)
+
+
+def test_means_over_the_seeds_of_one_pool():
+    records = _rows({0: {"multitask": 96.0}, 1: {"multitask": 97.0}, 2: {"multitask": 98.0}})
+    again = pd.concat([records, records.assign(file="copy")], ignore_index=True)
+    for same in (records, pooled(again)):
+        (row,) = over_seeds(same, ["task", "arm"]).reset_index().to_dict("records")
+        assert row == {"task": "mnist", "arm": "multitask", "mean": 97, "min": 96, "max": 98, "sd": 1, "seeds": 3}
+
+
+@pytest.mark.parametrize("other", UNLIKE, ids=str)
+def test_a_mean_over_unlike_runs_is_refused_in_one_line_that_says_what_differs(other):
+    with pytest.raises(UnlikeRuns, match="task mnist, arm multitask: a mean would mix runs of ") as caught:
+        over_seeds(_two(other), ["task", "arm"])
+    (name,) = other
+    said = {"overrides": "batch"}.get(name, name)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert len(over_seeds(_two(other), [*POOL, "task", "arm"])) == 4
+
+
+def test_a_mean_over_several_results_of_one_run_is_refused():
+    with pytest.raises(UnlikeRuns, match="task mnist: a mean would mix several results of one run"):
+        over_seeds(_rows({0: {"a": 1.0, "b": 2.0}, 1: {"a": 1.0}}), ["task"])
+    renamed = _rows({0: {"a": 1.0, "b": 2.0}, 1: {"a": 1.0}}).assign(arm="c", place=["x", "y", "x"])
+    assert over_seeds(renamed, ["arm", "place"])["seeds"].tolist() == [2, 1]
+    with pytest.raises(UnlikeRuns, match="several results of one run"):
+        over_seeds(renamed, ["arm"])
+
+
+@pytest.mark.parametrize("other", UNLIKE, ids=str)
+def test_no_table_pools_unlike_runs(other):
+    records = _two(other)
+    assert sorted(report_table(records).query("arm == 'multitask'")["mean"]) == [50.0, 96.0]
+    shown = headline(records)
+    for _, rows in shown.groupby("experiment"):
+        assert len(rows[list(POOL)].drop_duplicates()) == 1
+    assert set(shown.loc[shown["experiment"] == "E1", "seed"]) == {0, 1, 2}
+    gaps = paired(records)
+    assert set(gaps.loc[gaps["experiment"].eq("E1") & gaps["profile"].eq("paper"), "seeds"]) == {3}
+    assert (gaps["mean"] == -1).all()
+
+
+@pytest.mark.parametrize("other", UNLIKE, ids=str)
+def test_the_figure_of_speed_draws_one_pool(other):
+    values = [{"scattered": 2.0}, {"scattered": 4.0}]
+    look = dict(task="T=1", metric="speedup_batch_32")
+    base = {"experiment": "performance"}
+    records = pd.concat(
+        [_rows({0: values[0], 1: values[0]}, **look, **base), _rows({2: values[1]}, **look, **(base | other))],
+        ignore_index=True,
+    )
+    assert list(speed(records).axes[0].lines[0].get_ydata()) == [2.0]
+
+
+def test_of_equally_many_seeds_the_latest_revision_of_the_numerics_is_shown():
+    parts = [_rows({0: {"multitask": 90.0 + (n or 0)}}, numerics=n) for n in (None, 2, 1)]
+    assert headline(pd.concat(parts, ignore_index=True))["value"].tolist() == [92.0]
+
+
+def test_a_pool_of_every_profile():
+    records = _two({"profile": "laptop"})
+    assert set(headline(records)["profile"]) == {"paper"}
+    assert set(headline(records, each=("experiment", "profile"))["profile"]) == {"paper", "laptop"}
+    assert headline(records[:0]).empty and report_table(records[:0]).empty and paired(records[:0]).empty
+
+
+def test_seeds_with_a_split_of_their_own_are_one_pool_and_not_that_of_a_fixed_split():
+    def key(seed, **split):
+        return fixed({"seed": seed, **split}, {}, {"numerics": 1})
+
+    assert key(1, split_seed=1) == key(2, split_seed=2)
+    assert len({key(1, split_seed=1), key(1, split_seed=0), key(1)}) == 3
+    assert key(1, split_seed=0) == key(2, split_seed=0)
