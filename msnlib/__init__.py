@@ -21,8 +21,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "networks": ["MultitaskNetwork", "conv_network", "dense_network"],
         "seeding": ["seed_everything", "stream"],
         "subnetworks": [
-            *("FrozenTaskError", "owner_map", "release", "shared_tensors", "sparse_products", "task_parameters"),
-            *("tasks", "using"),
+            *("FrozenTaskError", "SharedParameterWarning", "owner_map", "release", "set_values", "shared_tensors"),
+            *("sparse_products", "task_parameters", "tasks", "using"),
         ],
         "task": ["Task"],
         "training": ["AUTHORS", "CONVERGED", "Stopping", "evaluate", "fit", "fit_sequence", "predict", "scores"],

@@ -17,14 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from msnlib.layers import ByTask, PerTask, SharedTensor, TaskCopies
+from msnlib.layers import PerTask, SharedTensor, TaskCopies
 from msnlib.seeding import stream
 from msnlib.subnetworks import (
+    check_dtype,
+    check_isolated,
     check_known,
     check_name,
     check_not_read,
     discard,
     evaluating,
+    load_whole,
     shared_tensors,
     tasks,
     using,
@@ -51,7 +54,11 @@ class CapacityError(RuntimeError):
     """
 
     def __init__(self, layer: str, asked: int, free: int, total: int, what: str = "entries"):
-        super().__init__(f"{layer}: asked for {asked} {what}, only {free} of {total} are free")
+        message = f"{layer}: asked for {asked} {what}, only {free} of {total} are free"
+        if layer.rpartition(".")[2] == "bias" and what == "entries":
+            message += "; every task takes at least one entry of a bias: make the layer wider, leave its bias out "
+            message += "(bias=False), or give each task a head of its own"
+        super().__init__(message)
         self.layer, self.asked, self.free, self.total, self.what = layer, asked, free, total, what
 
     def __reduce__(self):
@@ -117,11 +124,13 @@ def allocate(
     Raises:
         CapacityError: a tensor has too few free entries or units.
         ValueError: any other unusable argument, a NaN score, a task without a stem or head of its own where others
-            have one, a layer that tasks cannot share.
+            have one; a buffer outside masked layers and per-task parts, which a task's training could change for all.
+            (Not seen: tensors that a module keeps as plain attributes and changes in ``forward``. Make them buffers.)
         In every case no layer has changed.
 
     Warns:
         DeadOutputWarning: a head's output got no weight.
+        SharedParameterWarning: parameters outside masked layers and per-task parts that are not frozen.
         OverlapWarning: ``legacy_percentile`` gave entries away twice.
     """
     check_name(task)
@@ -143,11 +152,11 @@ def allocate(
     else:
         check_density(density)
         _check_saliency(method, batches, loss)
-    _check_isolated(net)
     _check_declared(net, task)
     tensors = shared_tensors(net, task)
     if not tensors:
         raise ValueError("the network has no masked layers to allocate from")
+    check_isolated(net)
     layers = chain(net, task) if granularity == "unit" else []
     if granularity == "weight" and not legacy_percentile:
         _check_capacity(tensors, density)
@@ -156,8 +165,8 @@ def allocate(
     before = {name: tensor.owners() for name, tensor in tensors.items()}
     try:
         for module in net.modules():
-            if isinstance(module, TaskCopies):
-                module.declare(task)
+            if isinstance(module, PerTask):
+                module.begin(task)
         for name, tensor in tensors.items():
             start = torch.arange(tensor.numel(), device=tensor.like.device) if legacy_percentile else tensor.free()
             tensor.own(task, start, torch.zeros(len(start)), order, reads == "all")
@@ -178,12 +187,8 @@ def allocate(
     except BaseException:
         discard(net, task)
         raise
-    for name, tensor in tensors.items():
-        if tensor.is_output and len(tensor.shape) > 1:
-            dead = (tensor.used_per_unit(task) == 0).nonzero().squeeze(1).tolist()
-            if dead:
-                message = f"{name}: outputs {dead} of task {task!r} got no entries"
-                warnings.warn(message, DeadOutputWarning, stacklevel=2)
+    load_whole(net)
+    _warn_of_dead_outputs(tensors, task)
     overlap = [name for name, tensor in tensors.items() if (before[name][tensor[task].positions] > 0).any()]
     if overlap:
         warnings.warn(
@@ -206,7 +211,8 @@ def prune(
 
     With ``allocate(..., density="free")`` before it this is the train, prune, retrain cycle of the paper's
     magnitude method and of PackNet. Of a tensor with n entries, ``max(1, round(density * n))`` are kept. Arguments
-    and errors as in :func:`allocate`; CapacityError when the task owns fewer; FrozenTaskError when others read it.
+    errors and warnings as in :func:`allocate`; CapacityError when the task owns fewer; FrozenTaskError when others
+    read it.
     """
     check_known(net, task)
     check_not_read(net, task, "pruned")
@@ -222,6 +228,16 @@ def prune(
     scores = _scores(net, task, tensors, method, batches, loss, seed)
     for name, tensor in tensors.items():
         _keep(tensor, task, top(scores[name], entries(tensor.numel(), density)))
+    _warn_of_dead_outputs(tensors, task)
+
+
+def _warn_of_dead_outputs(tensors: dict[str, SharedTensor], task: str) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_output and len(tensor.shape) > 1:
+            dead = (tensor.used_per_unit(task) == 0).nonzero().squeeze(1).tolist()
+            if dead:
+                message = f"{name}: outputs {dead} of task {task!r} got no entries"
+                warnings.warn(message, DeadOutputWarning, stacklevel=3)
 
 
 def entries(numel: int, density: float) -> int:
@@ -377,6 +393,7 @@ def _gradients(net: nn.Module, task: str, values: list[Tensor], batches: Batches
     seen = 0
     with evaluating(net), using(net, task), torch.enable_grad():
         for x, y in batches:
+            check_dtype(net, task, x)
             x, y = x.to(values[0].device), y.to(values[0].device)
             summed = loss(net(x), y) * len(x)
             for sum_, grad in zip(total, torch.autograd.grad(summed, values, allow_unused=True), strict=True):
@@ -412,22 +429,3 @@ def _check_declared(net: nn.Module, task: str) -> None:
     for name, module, _ in walk(net, task):
         if isinstance(module, PerTask) and not isinstance(module, TaskCopies) and task not in module:
             raise ValueError(f"{name}: nothing declared for task {task!r}, only for: {', '.join(module) or 'none'}")
-
-
-def _check_isolated(net: nn.Module) -> None:
-    """Refuse what moves in training whoever trains: batch statistics of all tasks, a private part given to two."""
-    for name, switch in net.named_modules():
-        owner: dict[int, str] = {}
-        for task, own in switch.items() if isinstance(switch, PerTask) else ():
-            for tensor in (*own.parameters(), *own.buffers()):
-                if owner.setdefault(id(tensor), task) != task:
-                    raise ValueError(
-                        f"{name}: tasks {owner[id(tensor)]!r} and {task!r} share a module; give each its own"
-                    )
-    private = [id(m) for switch in net.modules() if isinstance(switch, ByTask) for m in switch.modules()]
-    for name, module in net.named_modules():
-        statistics = module._buffers.get("running_mean") is not None
-        if statistics and isinstance(module, nn.modules.batchnorm._NormBase) and id(module) not in private:
-            raise ValueError(
-                f"{name}: {type(module).__name__} keeps statistics of all tasks; use one per task (convert, PerTask)"
-            )

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from msnlib.products import Pattern, available, sparse_linear
+from msnlib.turns import task_of
 
 
 class Subnetwork(nn.Module):
@@ -69,35 +71,93 @@ class Subnetwork(nn.Module):
         return f"entries={len(self.values)}, order={self.order}, reads={self.reads}, units={self.units}"
 
 
+class _Active:
+    """Reads whose turn it is; no data descriptor, so that a replica's own attribute comes first."""
+
+    def __get__(self, switch: ByTask | None, _: type | None = None) -> str | None:
+        return None if switch is None else task_of(switch)
+
+
 class ByTask(nn.ModuleDict):
     """Modules keyed by task, one of which is active inside :func:`using`."""
 
-    active: str | None = None
+    active: str | None = _Active()
 
-    def current(self) -> nn.Module:
-        """The active task's module.
+    def turn(self) -> str:
+        """The active task.
 
         Raises:
             RuntimeError: no task is active, or the active one has nothing here.
         """
-        if self.active in self:
-            return self[self.active]
+        task = self.active
+        if task in self._modules:
+            return task
         known = ", ".join(self) or "none"
-        if self.active is None:
+        if task is None:
             raise RuntimeError(
                 f"no task is active: call net(x, task=...) or use `with using(net, ...)` (tasks: {known})"
             )
-        raise RuntimeError(f"task {self.active!r} has no entries here (tasks: {known})")
+        raise RuntimeError(f"task {task!r} has no entries here (tasks: {known})")
+
+    def current(self) -> nn.Module:
+        """The active task's module; errors as for :meth:`turn`."""
+        return self._modules[self.turn()]
+
+    def _replicate_for_data_parallel(self) -> ByTask:
+        replica = super()._replicate_for_data_parallel()
+        replica.__dict__["active"] = self.active  # it runs in another thread, for this turn only
+        return replica
+
+    def keep_stored(self, state_dict: dict[str, Any], prefix: str, suffix: str = "") -> set[str]:
+        """Let go of tasks that a state dict does not hold, as those in it are data, not structure; those that it does.
+
+        A state dict without anything of this module, part of a network's, leaves it as it is.
+        """
+        keys = [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]
+        stored = {key.split(".")[0] for key in keys if "." in key and key.endswith(suffix)}
+        for task in set(self) - stored if keys else ():
+            del self[task]
+        return stored
 
 
 class PerTask(ByTask):
     """A module for each task, say its input stem or its head; runs the active task's one.
+
+    What a module holds when its task is allocated (or it comes in, if it is loaded later) is what
+    :func:`~msnlib.release` puts back, so that the task can start as new.
 
     Shape: whatever the task's module takes and gives.
     """
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.current()(*inputs)
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        super().add_module(name, module)
+        self.remember(name)
+
+    def begin(self, task: str) -> None:
+        """A task is about to be allocated: what its module holds now is what it starts from."""
+        if task in self:
+            self.remember(task)
+
+    def remember(self, task: str) -> None:
+        """Take what the task's module holds now for what :meth:`reset` puts back."""
+        self.__dict__.setdefault("fresh", {})[task] = [tensor.detach().clone() for tensor in self.unshared(task)]
+
+    def unshared(self, task: str) -> list[Tensor]:
+        """What the task's module holds outside shared tensors."""
+        modules = list(self[task].modules())
+        shared = {part for module in modules if isinstance(module, SharedTensor) for part in module.modules()}
+        rest = [m for m in modules if m not in shared]
+        return [t for m in rest for t in (*m._parameters.values(), *m._buffers.values()) if t is not None]
+
+    @torch.no_grad()
+    def reset(self, task: str) -> None:
+        """Leave the task's module as it was remembered."""
+        for tensor, before in zip(self.unshared(task), self.fresh[task], strict=True):
+            tensor.copy_(before)
+            tensor.grad = None
 
 
 class TaskCopies(PerTask):
@@ -111,21 +171,24 @@ class TaskCopies(PerTask):
         super().__init__()
         self.__dict__["template"] = template  # past nn.Module, which would register it
 
-    def declare(self, task: str) -> None:
+    def begin(self, task: str) -> None:
         """Give the task a copy."""
         self[task] = copy.deepcopy(self.template)
+
+    def remember(self, task: str) -> None:
+        """Nothing: a new task starts from the template."""
+
+    def reset(self, task: str) -> None:
+        """Take the task's copy away."""
+        del self[task]
 
     def _apply(self, fn, recurse=True):
         self.template._apply(fn)
         return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        # As in a shared tensor, the tasks in a state dict are data, not structure.
-        stored = {key[len(prefix) :].split(".")[0] for key in state_dict if key.startswith(prefix)}
-        for task in set(self) - stored:
-            del self[task]
-        for task in sorted(stored - set(self)):
-            self.declare(task)
+        for task in sorted(self.keep_stored(state_dict, prefix) - set(self)):
+            self.begin(task)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -155,8 +218,7 @@ class SharedTensor(ByTask):
         return math.prod(self.shape)
 
     def forward(self) -> Tensor:
-        self.current()
-        return self.tensor(self.active)
+        return self.tensor(self.turn())
 
     def tensor(self, task: str) -> Tensor:
         """What the task's layer computes with: the block of its units if it owns whole ones, else :meth:`dense`."""
@@ -174,6 +236,10 @@ class SharedTensor(ByTask):
         for name in self.read_by(task):
             flat.index_copy_(0, self[name].positions, self[name].values.detach())
         return flat.index_copy_(0, own.positions, own.values).view(self.shape)  # in place: index_copy copies flat first
+
+    def is_whole(self, task: str) -> bool:
+        """Whether :meth:`tensor` gives the task's values themselves, nothing put together from them."""
+        return bool(self[task].units) or len(self[task].values) == self.numel()
 
     def read_by(self, task: str) -> list[str]:
         """Tasks whose frozen entries ``task`` uses: all allocated before it if it reads, else none; in that order."""
@@ -204,8 +270,10 @@ class SharedTensor(ByTask):
     def own(
         self, task: str, positions: Tensor, values: Tensor, order: int, reads: bool = False, units: int = 0
     ) -> None:
-        """Make ``task`` the owner of exactly these positions (int64, ascending)."""
+        """Make ``task`` the owner of exactly these positions (int64, ascending). Frozen values of its stay frozen."""
+        frozen = task in self and not self[task].values.requires_grad
         self[task] = Subnetwork(positions, values.to(self.like), order, reads, units)
+        self[task].values.requires_grad_(not frozen)
 
     def extra_repr(self) -> str:
         return f"shape={tuple(self.shape)}"
@@ -218,24 +286,30 @@ class SharedTensor(ByTask):
             raise RuntimeError(f"a tensor of shape {tuple(state.tolist())} does not fit one of {tuple(self.shape)}")
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        # The tasks in a state dict are data, not structure: hold exactly those, at their sizes.
-        suffix = ".positions"
-        stored = {k[len(prefix) : -len(suffix)] for k in state_dict if k.startswith(prefix) and k.endswith(suffix)}
-        for task in set(self) - stored:
-            del self[task]
-        for task in sorted(stored):
-            positions = state_dict[f"{prefix}{task}{suffix}"]
-            self.own(task, positions.to(self.like.device, copy=True), torch.zeros(len(positions)), order=0)
+        errors = args[-1]
+        for task in sorted(self.keep_stored(state_dict, prefix, ".positions")):
+            positions = state_dict[f"{prefix}{task}.positions"]
+            if f"{prefix}{task}.values" not in state_dict:
+                errors.append(f"{prefix}{task}: positions without values")
+            elif len(positions) and not (0 <= positions[0] and positions[-1] < self.numel() and _ascend(positions)):
+                errors.append(f"{prefix}{task}: positions are no ascending indices of {self.numel()} entries")
+            else:
+                self.own(task, positions.to(self.like.device, copy=True), torch.zeros(len(positions)), order=0)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def linear(input: Tensor, weight: SharedTensor, bias: SharedTensor | None) -> Tensor:
+def _ascend(positions: Tensor) -> bool:
+    return bool((positions[1:] > positions[:-1]).all())
+
+
+def linear(input: Tensor, weight: SharedTensor, offset: Tensor | None) -> Tensor:
     """The active task's linear map, (\\*, in) -> (\\*, out), with or without the zeros of its weight."""
-    own, offset = weight.current(), None if bias is None else bias()
+    task = weight.turn()
+    own = weight[task]
     few = len(own.values) < weight.sparse_below * weight.numel()
     if few and not own.units and not own.reads and available(input, own.values):
         return sparse_linear(input, own.values, own.pattern(weight.shape), offset)
-    return nn.functional.linear(input, weight(), offset)
+    return nn.functional.linear(input, weight.tensor(task), offset)
 
 
 class MaskedLinear(nn.Linear):
@@ -258,7 +332,7 @@ class MaskedLinear(nn.Linear):
         _share(self, device, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
-        return linear(input, self.weight, self.bias)
+        return linear(input, self.weight, None if self.bias is None else self.bias())
 
     def plain(self, task: str) -> nn.Linear:
         """The task's layer as ``torch.nn.Linear``, with the task's units alone if it owns whole ones."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from msnlib.layers import MaskedConv2d, MaskedLinear, PerTask
 from msnlib.seeding import stream
-from msnlib.subnetworks import check_name, shared_tensors, using
+from msnlib.subnetworks import check_name, load_whole, shared_tensors, using
 from msnlib.task import Task
 
 
@@ -42,6 +42,7 @@ class MultitaskNetwork(nn.Module):
         self.inputs, self.features = inputs, features
         self.config = config
         self.declared: dict[str, dict[str, Any]] = {}
+        load_whole(self)
 
     def add_task(self, name: str, inputs: Iterable[int], outputs: int, vocabulary: int | None = None) -> None:
         """Declare a task's input and output; its entries come later, from :func:`~msnlib.allocate`.

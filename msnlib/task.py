@@ -23,7 +23,7 @@ class Task:
     Attributes:
         name: what the task is called everywhere, in code and in figures.
         kind: ``"classification"``, ``"binary"`` or ``"regression"``; it fixes the loss and the metrics.
-        train, valid, test: pairs ``(x, y)``. x has shape (N, \\*inputs), in every part alike. y has shape (N,) and dtype
+        train, valid, test: pairs ``(x, y)``. x has shape (N, \\*inputs), all parts alike. y has shape (N,) and dtype
             int64 for classification, shape (N, outputs) and x's floating dtype otherwise; other dtypes of the same
             meaning are converted, and so is (N,) where there is one output. Only the training part must have examples;
             what needs another part refuses an empty one.
