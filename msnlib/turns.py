@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
 from contextvars import ContextVar
 
@@ -10,7 +9,6 @@ import torch
 from torch import nn
 
 _latest: ContextVar[Turn | None] = ContextVar("latest turn", default=None)
-_open: list[Turn] = []  # of all threads, for those that autograd itself starts
 
 
 class Turn:
@@ -20,22 +18,20 @@ class Turn:
     on. A generator shares the turns of whoever runs it.
     """
 
-    __slots__ = ("backward", "held", "open", "outer", "since", "task", "thread")
+    __slots__ = ("backward", "held", "open", "outer", "since", "task")
 
     def __init__(self, switches: Iterable[nn.Module], task: str):
         self.held, self.task, self.open = frozenset(switches), task, False
 
     def __enter__(self) -> Turn:
-        self.outer, self.thread, self.open = _latest.get(), threading.get_ident(), True
+        self.outer, self.open = _latest.get(), True
         # What autograd numbers from here on is computed in this turn.
         self.since, self.backward = torch._C._autograd._get_sequence_nr(), torch._C._current_graph_task_id() != -1
         _latest.set(self)
-        _open.append(self)
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self.open = False
-        _open.remove(self)
         inner = _latest.get()
         left = inner
         while left is not None and not left.open:
@@ -62,19 +58,22 @@ def task_of(switch: nn.Module) -> str | None:
     Raises:
         RuntimeError: it is computed again in backward, as ``torch.utils.checkpoint`` does, in another turn than before.
     """
-    turn = _latest.get()
-    while turn is not None and not (turn.open and switch in turn.held):
-        turn = turn.outer
+    turn = _find(_latest.get(), switch)
     if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
         turn = _in_backward(turn, switch)
     return None if turn is None else turn.task
 
 
+def _find(turn: Turn | None, switch: nn.Module) -> Turn | None:
+    while turn is not None and not (turn.open and switch in turn.held):
+        turn = turn.outer
+    return turn
+
+
 def _in_backward(turn: Turn | None, switch: nn.Module) -> Turn | None:
-    if turn is None and isinstance(threading.current_thread(), threading._DummyThread):
-        # Autograd has threads of its own for a GPU: the turn is that of the only thread that has one.
-        of_others = [other for other in _open if switch in other.held]
-        turn = of_others[-1] if len({other.thread for other in of_others}) == 1 else None
+    if turn is None and torch._C._is_key_in_tls("context"):
+        # Autograd has threads of its own for a GPU; torch leaves the context of whoever called backward there.
+        turn = _find(torch._C._get_obj_in_tls("context").get(_latest), switch)
     node = torch._C._current_autograd_node()
     if turn is None or not (turn.backward or node is None or node._sequence_nr() >= turn.since):
         raise RuntimeError(
