@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from msnlib.layers import PerTask, SharedTensor, TaskCopies
+from msnlib.layers import SharedTensor
 from msnlib.seeding import stream
 from msnlib.subnetworks import (
     check_dtype,
@@ -33,6 +33,7 @@ from msnlib.subnetworks import (
     using,
     walk,
 )
+from msnlib.switches import PerTask, TaskCopies
 
 METHODS = ("gradient", "snip", "magnitude", "random")
 INITS = ("he", "glorot", "authors")

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from msnlib.layers import MaskedConv2d, MaskedLinear, PerTask
+from msnlib.layers import MaskedConv2d, MaskedLinear
 from msnlib.seeding import stream
 from msnlib.subnetworks import check_name, load_whole, shared_tensors, using
+from msnlib.switches import PerTask
 from msnlib.task import Task
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from msnlib.layers import ByTask, PerTask, SharedTensor, TaskCopies
+from msnlib.layers import SharedTensor
+from msnlib.switches import ByTask, PerTask, TaskCopies
 from msnlib.task import Task
 from msnlib.turns import Turn
 

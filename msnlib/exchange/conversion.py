@@ -18,8 +18,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from msnlib.layers import ByTask, SharedTensor, TaskCopies, linear
+from msnlib.layers import SharedTensor, linear
 from msnlib.subnetworks import check_name, load_whole
+from msnlib.switches import ByTask, TaskCopies
 
 WRAPPERS = (torch.jit.ScriptModule, nn.DataParallel, nn.parallel.DistributedDataParallel)
 MASKED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
@@ -166,18 +167,16 @@ class ReadOnly(torch.Tensor):
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
         name = getattr(function, "__name__", "")
-        in_place = (
-            name.endswith("_") and not name.endswith("__") or name in ("__setitem__", "__set__", "requires_grad_")
-        )
-        target = (kwargs or {}).get("out", args[0] if args and (in_place or _IN_PLACE.fullmatch(name)) else None)
-        targets = target if isinstance(target, tuple | list) else [target]
-        if any(isinstance(one, ReadOnly) for one in targets):
+        in_place = _IN_PLACE.fullmatch(name) and next(iter((*args, *kwargs.values())), None)
+        targets = kwargs.get("out", in_place)
+        if any(isinstance(one, ReadOnly) for one in (targets if isinstance(targets, tuple | list) else [targets])):
             raise RuntimeError(
                 f"{name}: this weight is put together from a task's entries, writing to it would be lost; "
                 "set a task's values with msnlib.set_values(net, task, {name: tensor})"
             )
-        result = super().__torch_function__(function, types, args, kwargs or {})
+        result = super().__torch_function__(function, types, args, kwargs)
         if isinstance(result, np.ndarray):
             result.flags.writeable = False
         if type(result) is ReadOnly and not _alias(result, args):
@@ -185,7 +184,7 @@ class ReadOnly(torch.Tensor):
         return result
 
 
-_IN_PLACE = re.compile("__i(add|sub|mul|matmul|truediv|floordiv|mod|pow|and|or|xor|lshift|rshift)__")
+_IN_PLACE = re.compile("[a-z_].*[a-z0-9]_|__set(item)?__|__i(add|sub|mul|matmul|truediv|floordiv|mod|pow|and|or|xor)__")
 
 
 def _alias(result: ReadOnly, args: tuple) -> bool:
