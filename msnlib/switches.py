@@ -123,6 +123,12 @@ class TaskCopies(PerTask):
         """Take the task's copy away."""
         del self[task]
 
+    def get_extra_state(self) -> Tensor:
+        return torch.empty(0)  # so that a state dict without tasks is none without this module
+
+    def set_extra_state(self, state: Tensor) -> None:
+        pass
+
     def _apply(self, fn, recurse=True):
         self.template._apply(fn)
         return super()._apply(fn, recurse)
