@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from msnlib.layers import SharedTensor
+from msnlib.loading import load_whole
 from msnlib.seeding import stream
 from msnlib.subnetworks import (
     check_dtype,
@@ -27,7 +28,6 @@ from msnlib.subnetworks import (
     check_not_read,
     discard,
     evaluating,
-    load_whole,
     shared_tensors,
     tasks,
     using,

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from msnlib.layers import MaskedConv2d, MaskedLinear
+from msnlib.loading import load_whole
 from msnlib.seeding import stream
-from msnlib.subnetworks import check_name, load_whole, shared_tensors, using
+from msnlib.subnetworks import check_name, shared_tensors, using
 from msnlib.switches import PerTask
 from msnlib.task import Task
 

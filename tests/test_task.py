@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from msnlib import Task, allocate, dense_network, release, tasks
+from msnlib import Task, allocate, dense_network, evaluate, fit, predict, release, tasks
 from msnlib.subnetworks import check_fits
 
 X = torch.arange(8.0).view(4, 2)
@@ -157,6 +157,20 @@ def test_an_empty_training_part_is_refused_and_another_where_it_is_used():
             check_fits(net, task, "train", part)
 
 
+@pytest.mark.parametrize("part", ["valid", "train"])
+def test_fit_refuses_what_it_could_not_measure_before_it_trains(part, same):
+    task = build("regression")
+    net = dense_network([task], width=4, depth=1)
+    allocate(net, "t", 0.5, method="random")
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    cut = lambda x: x[:0] if part == "valid" else x  # noqa: E731
+    wrong = build("regression", "valid", x=cut, y=cut) if part == "valid" else task.map_inputs(torch.Tensor.double)
+    for act in (fit, evaluate, predict):
+        with pytest.raises(ValueError, match="^task 't': (no examples in its valid part|x is float64)"):
+            act(net, wrong) if act is fit else act(net, wrong, "valid")
+    assert same(dict(net.state_dict()), before)
+
+
 @pytest.mark.parametrize("argument", ["limit", "batch_size"])
 @pytest.mark.parametrize("value", [0, -1, 2.5])
 def test_a_limit_or_batch_without_examples_is_refused(argument, value):
@@ -192,6 +206,8 @@ def test_a_task_is_checked_against_what_the_network_was_given():
     ):
         with pytest.raises(ValueError, match=f"^task 't': {says}"):
             check_fits(net, other)
+    check_fits(net, Task("t", "classification", *[(x, y)] * 3, outputs=5), targets=False)
+    check_fits(net, Task("t", "classification", *[(x, y.clamp(max=1))] * 3, outputs=2))  # the head may be wider
     with pytest.raises(ValueError, match="^task 't': x is float64, the network float32"):
         double = build("classification").map_inputs(torch.Tensor.double)
         release(net, "t")

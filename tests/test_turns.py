@@ -1,6 +1,7 @@
 """Whose turn it is: threads, coroutines, copies, generators, recomputation and compilation, none with mixed outputs."""
 
 import asyncio
+import contextvars
 import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from msnlib import MaskedLinear, PerTask, allocate, convert, release, task_parameters, using
+from msnlib import MaskedLinear, PerTask, allocate, convert, release, task_parameters, turns, using
 
 pytestmark = pytest.mark.usefixtures("seeded")
 
@@ -229,3 +230,18 @@ def test_a_task_released_inside_its_block_is_not_computed(served):
         release(net, "a")
         with pytest.raises(RuntimeError, match="task 'a' has no entries here"):
             net(x)
+
+
+def test_threads_of_autograd_itself_find_the_turn_of_whoever_called_backward(served):
+    """They have no context of their own, but torch leaves the caller's there; a thread stands for that of a GPU."""
+    net, _, _ = served
+    switch = next(module for module in net.modules() if hasattr(module, "active"))
+
+    def found(context):
+        torch._C._stash_obj_in_tls("context", context)
+        return turns._in_backward(turns._find(turns._latest.get(), switch), switch).task
+
+    with ThreadPoolExecutor(2) as pool, using(net, "b"):
+        assert pool.submit(found, contextvars.copy_context()).result() == "b"
+        with pytest.raises(RuntimeError, match=AGAIN):
+            pool.submit(found, contextvars.Context()).result()

@@ -19,7 +19,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from msnlib.layers import SharedTensor, linear
-from msnlib.subnetworks import check_name, load_whole
+from msnlib.loading import load_whole
+from msnlib.subnetworks import check_name
 from msnlib.switches import ByTask, TaskCopies
 
 WRAPPERS = (torch.jit.ScriptModule, nn.DataParallel, nn.parallel.DistributedDataParallel)

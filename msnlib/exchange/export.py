@@ -20,9 +20,10 @@ from msnlib.exchange.compaction import check_row, compact_row, leaves, sparse_ro
 from msnlib.exchange.conversion import is_converted, plain
 from msnlib.files import one_line, replacing
 from msnlib.layers import MaskedConv2d, MaskedLinear
+from msnlib.loading import load_freely
 from msnlib.networks import MultitaskNetwork
 from msnlib.seeding import stream
-from msnlib.subnetworks import check_known, load_freely
+from msnlib.subnetworks import check_known
 from msnlib.switches import PerTask
 
 FORMATS = ("dense", "compact", "csr", "auto")

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from msnlib.files import one_line, replacing
 from msnlib.layers import Subnetwork
+from msnlib.loading import load_whole
 from msnlib.networks import BUILDERS, MultitaskNetwork
-from msnlib.subnetworks import load_whole, shared_tensors, tasks
+from msnlib.subnetworks import shared_tensors, tasks
 
 FORMAT = 3
 _CODE = ".positions:gaps"
