@@ -56,7 +56,7 @@ class CapacityError(RuntimeError):
 
     def __init__(self, layer: str, asked: int, free: int, total: int, what: str = "entries"):
         message = f"{layer}: asked for {asked} {what}, only {free} of {total} are free"
-        if layer.rpartition(".")[2] == "bias" and what == "entries":
+        if layer.rpartition(".")[2] == "bias" and what == "entries" and asked == 1:
             message += "; every task takes at least one entry of a bias: make the layer wider, leave its bias out "
             message += "(bias=False), or give each task a head of its own"
         super().__init__(message)
@@ -158,6 +158,7 @@ def allocate(
     if not tensors:
         raise ValueError("the network has no masked layers to allocate from")
     check_isolated(net)
+    load_whole(net)
     layers = chain(net, task) if granularity == "unit" else []
     if granularity == "weight" and not legacy_percentile:
         _check_capacity(tensors, density)
@@ -188,7 +189,6 @@ def allocate(
     except BaseException:
         discard(net, task)
         raise
-    load_whole(net)
     _warn_of_dead_outputs(tensors, task)
     overlap = [name for name, tensor in tensors.items() if (before[name][tensor[task].positions] > 0).any()]
     if overlap:

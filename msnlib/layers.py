@@ -164,8 +164,14 @@ class SharedTensor(ByTask):
             raise RuntimeError(f"a tensor of shape {tuple(state.tolist())} does not fit one of {tuple(self.shape)}")
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        errors = args[-1]
-        for task in sorted(self.keep_stored(state_dict, prefix, ".positions")):
+        # The tasks in a state dict are data, not structure: hold exactly those, at their sizes. One that has nothing of
+        # this tensor is part of a network's, and leaves it as it is.
+        errors, suffix = args[-1], ".positions"
+        keys = [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]
+        stored = {key.removesuffix(suffix) for key in keys if key.endswith(suffix)}
+        for task in set(self) - stored if keys else ():
+            del self[task]
+        for task in sorted(stored):
             positions = state_dict[f"{prefix}{task}.positions"]
             if f"{prefix}{task}.values" not in state_dict:
                 errors.append(f"{prefix}{task}: positions without values")

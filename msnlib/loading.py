@@ -12,7 +12,11 @@ from msnlib.subnetworks import shared_tensors, tasks
 
 
 def load_whole(net: nn.Module) -> None:
-    """Let ``net.load_state_dict`` refuse before anything has changed, and refuse what would leave a task in parts."""
+    """Let ``net.load_state_dict`` refuse before anything has changed, and refuse what would leave a task in parts.
+
+    Builders, ``convert``, ``allocate`` and ``load`` do this to the network that they are given. A hand-made one that
+    has met none of them, and a module of which it is a part, fill what fits before they refuse, as torch does.
+    """
     if not any(getattr(hook, "hook", None) is _try for hook in net._load_state_dict_pre_hooks.values()):
         net.register_load_state_dict_pre_hook(_try)
 
@@ -32,9 +36,10 @@ def _try(net: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> No
     load_freely(trial)
     strict = _strict()
     trial.load_state_dict(state_dict, strict)
-    broken = {} if strict else _in_parts(trial)
-    for task in broken.keys() - _in_parts(net).keys():
-        raise RuntimeError(f"task {task!r} would have no entries in {broken[task]}: load all of a task, or nothing")
+    before, after = _in_parts(net), _in_parts(trial)
+    whole = set(tasks(net)) if strict else set(tasks(trial))  # a strict state may hold what a task does not reach
+    for task in whole & (after.keys() - before.keys()):
+        raise RuntimeError(f"task {task!r} would have no entries in {after[task]}: load all of a task, or nothing")
 
 
 def _strict() -> bool:

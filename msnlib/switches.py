@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,17 +47,6 @@ class ByTask(nn.ModuleDict):
         replica = super()._replicate_for_data_parallel()
         replica.__dict__["active"] = self.active  # it runs in another thread, for this turn only
         return replica
-
-    def keep_stored(self, state_dict: dict[str, Any], prefix: str, suffix: str = "") -> set[str]:
-        """Let go of tasks that a state dict does not hold, as those in it are data, not structure; those that it does.
-
-        A state dict without anything of this module, part of a network's, leaves it as it is.
-        """
-        keys = [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]
-        stored = {key.split(".")[0] for key in keys if "." in key and key.endswith(suffix)}
-        for task in set(self) - stored if keys else ():
-            del self[task]
-        return stored
 
 
 class PerTask(ByTask):
@@ -124,16 +112,21 @@ class TaskCopies(PerTask):
         del self[task]
 
     def get_extra_state(self) -> Tensor:
-        return torch.empty(0)  # so that a state dict without tasks is none without this module
+        return torch.tensor(list(",".join(self).encode()), dtype=torch.uint8)  # whose copies a state dict must hold
 
     def set_extra_state(self, state: Tensor) -> None:
-        pass
+        """Nothing: the tasks are made before their copies are filled."""
 
     def _apply(self, fn, recurse=True):
         self.template._apply(fn)
         return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        for task in sorted(self.keep_stored(state_dict, prefix) - set(self)):
-            self.begin(task)
+        if (names := state_dict.get(f"{prefix}_extra_state")) is not None:
+            stored = bytes(names.tolist()).decode().split(",") if len(names) else []
+            for task in set(self) - set(stored):
+                del self[task]
+            for task in stored:
+                if task not in self:
+                    self.begin(task)
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -42,6 +42,7 @@ from msnlib import (
     task_parameters,
     tasks,
 )
+from msnlib.loading import load_whole
 from msnlib.seeding import stream
 
 NAMES = ("a", "b", "c", "d")
@@ -83,7 +84,9 @@ def by_hand(width, depth):
     def make():
         layers = [PerTask({n: nn.Conv2d(2, 2, 1) for n in NAMES}), MaskedConv2d(2, width, 3, padding=1)]
         layers += [PerTask({n: nn.BatchNorm2d(width) for n in NAMES}), nn.ReLU()] * depth
-        return nn.Sequential(*layers, nn.Flatten(), MaskedLinear(width * 9, 3, bias=depth == 1))
+        net = nn.Sequential(*layers, nn.Flatten(), MaskedLinear(width * 9, 3, bias=depth == 1))
+        load_whole(net)  # as allocate and load do: torch's own load_state_dict may be the first that such a net meets
+        return net
 
     return alike(2, 3, 3), make
 
@@ -277,7 +280,7 @@ Network.TestCase.settings = settings(
     derandomize=not EXAMPLES,
     database=None,
     deadline=None,
-    phases=(Phase.generate,) if not EXAMPLES else tuple(Phase),
+    phases=(Phase.explicit, Phase.generate),
     suppress_health_check=list(HealthCheck),
 )
 

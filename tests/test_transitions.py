@@ -98,8 +98,18 @@ def of_another_task_in_one_layer(state):
     return {name.replace(f"{last}a.", f"{last}c."): t for name, t in state.items() if name.startswith(last)}
 
 
+def without_a_layer_of_a_task(state):
+    last = next(name for name in reversed(state) if name.endswith("weight.a.values")).removesuffix("values")
+    return {name: tensor for name, tensor in state.items() if not name.startswith(last)}
+
+
+def without_a_copy(state):
+    of_copies = [name for name in state if ".copies.a." in name or ".a.running_" in name or name.endswith("a.values")]
+    return {name: tensor for name, tensor in state.items() if name != of_copies[0]}
+
+
 ALWAYS = [of_another_shape, out_of_range, twice, without_values]
-STRICTLY = [foreign, narrow, without_the_last, with_one_more]
+STRICTLY = [foreign, narrow, without_a_layer_of_a_task, without_a_copy, without_the_last, with_one_more]
 
 
 @every_network
