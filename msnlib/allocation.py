@@ -11,10 +11,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from msnlib.layers import ByTask, PerTask, SharedTensor, TaskCopies
+from msnlib.layers import SharedTensor
+from msnlib.loading import load_whole
 from msnlib.seeding import stream
 from msnlib.selection import CapacityError, Choose, Density, Kept, Offer, Rule, as_rule, budget
 from msnlib.subnetworks import (
+    check_dtype,
+    check_isolated,
     check_known,
     check_name,
     check_not_read,
@@ -25,6 +28,7 @@ from msnlib.subnetworks import (
     using,
     walk,
 )
+from msnlib.switches import PerTask, TaskCopies
 
 METHODS = ("gradient", "snip", "magnitude", "random")
 INITS = ("he", "glorot", "authors")
@@ -88,11 +92,13 @@ def allocate(
     Raises:
         CapacityError: a tensor has too few free entries or units.
         ValueError: any other unusable argument, a NaN score, a task without a stem or head of its own where others
-            have one, a layer that tasks cannot share.
+            have one; a buffer outside masked layers and per-task parts, which a task's training could change for all.
+            (Not seen: tensors that a module keeps as plain attributes and changes in ``forward``. Make them buffers.)
         In every case no layer has changed.
 
     Warns:
         DeadOutputWarning: a head's output got no weight.
+        SharedParameterWarning: parameters outside masked layers and per-task parts that are not frozen.
         OverlapWarning: the rule gave entries away twice.
     """
     rule = as_rule(rule)
@@ -100,6 +106,7 @@ def allocate(
     tensors = shared_tensors(net, task)
     if not tensors:
         raise ValueError("the network has no masked layers to allocate from")
+    check_isolated(net)
     if density == "free":
         _check_choice("method", method, METHODS)
         _check_free(tensors, rule)
@@ -111,6 +118,7 @@ def allocate(
             check_in_a_row(net, task, rule)
         else:  # on zero scores: what cannot be given is refused before anything changes
             _choose(rule, tensors, densities)
+    load_whole(net)
     before = {name: tensor.owners() for name, tensor in tensors.items()}
     with _undone(net, task):
         _own_all(net, task, tensors, reads, init, seed, taken=rule.taken)
@@ -213,8 +221,8 @@ def _own_all(net: nn.Module, task: str, tensors: Tensors, reads: str, init: str,
     """Make the task the owner of everything on offer to it, at the values that are to be scored."""
     order = 1 + max((sub.order for tensor in shared_tensors(net).values() for sub in tensor.values()), default=0)
     for module in net.modules():
-        if isinstance(module, TaskCopies):
-            module.declare(task)
+        if isinstance(module, PerTask):
+            module.begin(task)
     for name, tensor in tensors.items():
         start = torch.arange(tensor.numel(), device=tensor.like.device) if taken else tensor.free()
         tensor.own(task, start, torch.zeros(len(start)), order, reads == "all")
@@ -303,6 +311,7 @@ def _gradients(net: nn.Module, task: str, values: list[Tensor], batches: Batches
     seen = 0
     with evaluating(net), using(net, task), torch.enable_grad():
         for x, y in batches:
+            check_dtype(net, task, x)
             x, y = x.to(values[0].device), y.to(values[0].device)
             summed = loss(net(x), y) * len(x)
             for sum_, grad in zip(total, torch.autograd.grad(summed, values, allow_unused=True), strict=True):
@@ -342,7 +351,6 @@ def _check_task(net: nn.Module, task: str, reads: str, init: str, rule: Rule) ->
     _check_choice("init", init, INITS)
     if reads != "none" and not rule.reads:
         raise ValueError(f"rule {rule.name!r} goes with reads='none'")
-    _check_isolated(net)
     _check_declared(net, task)
 
 
@@ -372,22 +380,3 @@ def _check_declared(net: nn.Module, task: str) -> None:
     for name, module, _ in walk(net, task):
         if isinstance(module, PerTask) and not isinstance(module, TaskCopies) and task not in module:
             raise ValueError(f"{name}: nothing declared for task {task!r}, only for: {', '.join(module) or 'none'}")
-
-
-def _check_isolated(net: nn.Module) -> None:
-    """Refuse what moves in training whoever trains: batch statistics of all tasks, a private part given to two."""
-    for name, switch in net.named_modules():
-        owner: dict[int, str] = {}
-        for task, own in switch.items() if isinstance(switch, PerTask) else ():
-            for tensor in (*own.parameters(), *own.buffers()):
-                if owner.setdefault(id(tensor), task) != task:
-                    raise ValueError(
-                        f"{name}: tasks {owner[id(tensor)]!r} and {task!r} share a module; give each its own"
-                    )
-    private = [id(m) for switch in net.modules() if isinstance(switch, ByTask) for m in switch.modules()]
-    for name, module in net.named_modules():
-        statistics = module._buffers.get("running_mean") is not None
-        if statistics and isinstance(module, nn.modules.batchnorm._NormBase) and id(module) not in private:
-            raise ValueError(
-                f"{name}: {type(module).__name__} keeps statistics of all tasks; use one per task (convert, PerTask)"
-            )

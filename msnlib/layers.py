@@ -1,4 +1,4 @@
-"""Masked layers: tensors of which every named task owns some entries, and the switch that says whose turn it is.
+"""Masked layers: tensors of which every named task owns some entries.
 
 A layer stores no dense weight. For each task it keeps the *positions* the task owns and a compact vector of their
 *values*; the dense weight is scattered together in ``forward``. Isolation follows from the storage: an optimizer
@@ -7,13 +7,13 @@ that is given one task's values does not hold another's, so no momentum and no w
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
 from torch import Tensor, nn
 
 from msnlib.products import Pattern, available, sparse_linear
+from msnlib.switches import ByTask
 
 
 class Subnetwork(nn.Module):
@@ -69,66 +69,6 @@ class Subnetwork(nn.Module):
         return f"entries={len(self.values)}, order={self.order}, reads={self.reads}, units={self.units}"
 
 
-class ByTask(nn.ModuleDict):
-    """Modules keyed by task, one of which is active inside :func:`using`."""
-
-    active: str | None = None
-
-    def current(self) -> nn.Module:
-        """The active task's module.
-
-        Raises:
-            RuntimeError: no task is active, or the active one has nothing here.
-        """
-        if self.active in self:
-            return self[self.active]
-        known = ", ".join(self) or "none"
-        if self.active is None:
-            raise RuntimeError(
-                f"no task is active: call net(x, task=...) or use `with using(net, ...)` (tasks: {known})"
-            )
-        raise RuntimeError(f"task {self.active!r} has no entries here (tasks: {known})")
-
-
-class PerTask(ByTask):
-    """A module for each task, say its input stem or its head; runs the active task's one.
-
-    Shape: whatever the task's module takes and gives.
-    """
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.current()(*inputs)
-
-
-class TaskCopies(PerTask):
-    """Parameters and buffers of which every task has its own copy, made from a template on allocation.
-
-    Attributes:
-        template: what a new task starts from; no part of the network's parameters or of its state.
-    """
-
-    def __init__(self, template: nn.Module):
-        super().__init__()
-        self.__dict__["template"] = template  # past nn.Module, which would register it
-
-    def declare(self, task: str) -> None:
-        """Give the task a copy."""
-        self[task] = copy.deepcopy(self.template)
-
-    def _apply(self, fn, recurse=True):
-        self.template._apply(fn)
-        return super()._apply(fn, recurse)
-
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        # As in a shared tensor, the tasks in a state dict are data, not structure.
-        stored = {key[len(prefix) :].split(".")[0] for key in state_dict if key.startswith(prefix)}
-        for task in set(self) - stored:
-            del self[task]
-        for task in sorted(stored - set(self)):
-            self.declare(task)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-
 class SharedTensor(ByTask):
     """A tensor whose entries are owned by tasks: ``shared["fashion"]`` is fashion's :class:`Subnetwork`.
 
@@ -141,6 +81,7 @@ class SharedTensor(ByTask):
             :func:`~msnlib.sparse_products`.
     """
 
+    shares = True
     like: Tensor
     is_output: bool = False
     sparse_below: float = 0.0
@@ -155,8 +96,7 @@ class SharedTensor(ByTask):
         return math.prod(self.shape)
 
     def forward(self) -> Tensor:
-        self.current()
-        return self.tensor(self.active)
+        return self.tensor(self.turn())
 
     def tensor(self, task: str) -> Tensor:
         """What the task's layer computes with: the block of its units if it owns whole ones, else :meth:`dense`."""
@@ -174,6 +114,10 @@ class SharedTensor(ByTask):
         for name in self.read_by(task):
             flat.index_copy_(0, self[name].positions, self[name].values.detach())
         return flat.index_copy_(0, own.positions, own.values).view(self.shape)  # in place: index_copy copies flat first
+
+    def is_whole(self, task: str) -> bool:
+        """Whether :meth:`tensor` gives the task's values themselves, nothing put together from them."""
+        return bool(self[task].units) or len(self[task].values) == self.numel()
 
     def read_by(self, task: str) -> list[str]:
         """Tasks whose frozen entries ``task`` uses: all allocated before it if it reads, else none; in that order."""
@@ -204,8 +148,10 @@ class SharedTensor(ByTask):
     def own(
         self, task: str, positions: Tensor, values: Tensor, order: int, reads: bool = False, units: int = 0
     ) -> None:
-        """Make ``task`` the owner of exactly these positions (int64, ascending)."""
+        """Make ``task`` the owner of exactly these positions (int64, ascending). Frozen values of its stay frozen."""
+        frozen = task in self and not self[task].values.requires_grad
         self[task] = Subnetwork(positions, values.to(self.like), order, reads, units)
+        self[task].values.requires_grad_(not frozen)
 
     def extra_repr(self) -> str:
         return f"shape={tuple(self.shape)}"
@@ -218,24 +164,36 @@ class SharedTensor(ByTask):
             raise RuntimeError(f"a tensor of shape {tuple(state.tolist())} does not fit one of {tuple(self.shape)}")
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        # The tasks in a state dict are data, not structure: hold exactly those, at their sizes.
-        suffix = ".positions"
-        stored = {k[len(prefix) : -len(suffix)] for k in state_dict if k.startswith(prefix) and k.endswith(suffix)}
-        for task in set(self) - stored:
+        # The tasks in a state dict are data, not structure: hold exactly those, at their sizes. One that has nothing of
+        # this tensor is part of a network's, and leaves it as it is.
+        errors, suffix = args[-1], ".positions"
+        keys = [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]
+        stored = {key.removesuffix(suffix) for key in keys if key.endswith(suffix)}
+        for task in set(self) - stored if keys else ():
             del self[task]
         for task in sorted(stored):
-            positions = state_dict[f"{prefix}{task}{suffix}"]
-            self.own(task, positions.to(self.like.device, copy=True), torch.zeros(len(positions)), order=0)
+            positions = state_dict[f"{prefix}{task}.positions"]
+            if f"{prefix}{task}.values" not in state_dict:
+                errors.append(f"{prefix}{task}: positions without values")
+            elif len(positions) and not (0 <= positions[0] and positions[-1] < self.numel() and _ascend(positions)):
+                errors.append(f"{prefix}{task}: positions are no ascending indices of {self.numel()} entries")
+            else:
+                self.own(task, positions.to(self.like.device, copy=True), torch.zeros(len(positions)), order=0)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def linear(input: Tensor, weight: SharedTensor, bias: SharedTensor | None) -> Tensor:
+def _ascend(positions: Tensor) -> bool:
+    return bool((positions[1:] > positions[:-1]).all())
+
+
+def linear(input: Tensor, weight: SharedTensor, offset: Tensor | None) -> Tensor:
     """The active task's linear map, (\\*, in) -> (\\*, out), with or without the zeros of its weight."""
-    own, offset = weight.current(), None if bias is None else bias()
+    task = weight.turn()
+    own = weight[task]
     few = len(own.values) < weight.sparse_below * weight.numel()
     if few and not own.units and not own.reads and available(input, own.values):
         return sparse_linear(input, own.values, own.pattern(weight.shape), offset)
-    return nn.functional.linear(input, weight(), offset)
+    return nn.functional.linear(input, weight.tensor(task), offset)
 
 
 class MaskedLinear(nn.Linear):
@@ -258,7 +216,7 @@ class MaskedLinear(nn.Linear):
         _share(self, device, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
-        return linear(input, self.weight, self.bias)
+        return linear(input, self.weight, None if self.bias is None else self.bias())
 
     def plain(self, task: str) -> nn.Linear:
         """The task's layer as ``torch.nn.Linear``, with the task's units alone if it owns whole ones."""

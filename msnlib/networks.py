@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from msnlib.layers import MaskedConv2d, MaskedLinear, PerTask
+from msnlib.layers import MaskedConv2d, MaskedLinear
+from msnlib.loading import load_whole
 from msnlib.seeding import stream
 from msnlib.subnetworks import check_name, shared_tensors, using
+from msnlib.switches import PerTask
 from msnlib.task import Task
 
 
@@ -42,6 +44,7 @@ class MultitaskNetwork(nn.Module):
         self.inputs, self.features = inputs, features
         self.config = config
         self.declared: dict[str, dict[str, Any]] = {}
+        load_whole(self)
 
     def add_task(self, name: str, inputs: Iterable[int], outputs: int, vocabulary: int | None = None) -> None:
         """Declare a task's input and output; its entries come later, from :func:`~msnlib.allocate`.

@@ -29,7 +29,11 @@ class CapacityError(RuntimeError):
     """
 
     def __init__(self, layer: str, asked: int, free: int, total: int, what: str = "entries"):
-        super().__init__(f"{layer}: asked for {asked} {what}, only {free} of {total} are free")
+        message = f"{layer}: asked for {asked} {what}, only {free} of {total} are free"
+        if layer.rpartition(".")[2] == "bias" and what == "entries" and asked == 1:
+            message += "; every task takes at least one entry of a bias: make the layer wider, leave its bias out "
+            message += "(bias=False), or give each task a head of its own"
+        super().__init__(message)
         self.layer, self.asked, self.free, self.total, self.what = layer, asked, free, total, what
 
     def __reduce__(self):

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from msnlib.layers import ByTask, PerTask, SharedTensor, TaskCopies
+from msnlib.layers import SharedTensor
+from msnlib.switches import ByTask, PerTask, TaskCopies
+from msnlib.task import Task
+from msnlib.turns import Turn
 
 
 @contextmanager
 def using(net: nn.Module, task: str) -> Iterator[nn.Module]:
     """Run one task's subnetwork of any module inside the ``with`` block.
 
+    The block counts for the thread (or coroutine) that entered it: others run what they say themselves, at the same
+    time. A copy of the network made inside is at no task. Blocks nest. A generator that yields inside the block leaves
+    its caller in it until it goes on.
+
+    Where part of the network is computed again in backward (``torch.utils.checkpoint``), ``backward`` belongs inside
+    the same block; elsewhere it is refused.
+
     Raises:
         ValueError: the network holds no such task.
+        RuntimeError: at the end, if it is entangled with another block, as those of two generators can be.
     """
     found = switches(net)
     if not any(isinstance(switch, SharedTensor) and task in switch for switch in found):
@@ -48,22 +61,14 @@ def sparse_products(net: nn.Module, below: float = 0.125) -> None:
             own.expand()
 
 
-def switches(net: nn.Module) -> list[ByTask]:
+def switches(net: nn.Module) -> frozenset[ByTask]:
     """Everything in the network that depends on the task."""
-    return [module for module in net.modules() if isinstance(module, ByTask)]
+    return frozenset(module for module in net.modules() if isinstance(module, ByTask))
 
 
-@contextmanager
-def activated(found: list[ByTask], task: str) -> Iterator[None]:
+def activated(found: frozenset[ByTask], task: str) -> Turn:
     """Let these switches stand at the task inside the block: :func:`using` for who has found them already."""
-    before = [switch.active for switch in found]
-    for switch in found:
-        switch.__dict__["active"] = task  # past nn.Module's __setattr__, which every training step would pay for
-    try:
-        yield
-    finally:
-        for switch, active in zip(found, before, strict=True):
-            switch.__dict__["active"] = active
+    return Turn(found, task)
 
 
 def shared_tensors(net: nn.Module, task: str | None = None) -> dict[str, SharedTensor]:
@@ -80,6 +85,8 @@ def tasks(net: nn.Module) -> list[str]:
 def task_parameters(net: nn.Module, task: str) -> list[nn.Parameter]:
     """What this task trains, and nothing else: the values it owns and the parameters of its own stem and head.
 
+    Those that are frozen (``requires_grad=False``) are left out.
+
     Give these, not ``net.parameters()``, to an optimizer: one that holds other tasks' values moves them once their
     gradients are zeros instead of None. Allocating, pruning and loading make new parameters: make it after those.
 
@@ -95,7 +102,7 @@ def task_parameters(net: nn.Module, task: str) -> list[nn.Parameter]:
             found += [module[task].values] if task in module else []
         elif private:
             found.extend(module.parameters(recurse=False))
-    return list(dict.fromkeys(found))  # tied ones once
+    return [p for p in dict.fromkeys(found) if p.requires_grad]  # tied ones once
 
 
 def task_buffers(net: nn.Module, task: str) -> list[Tensor]:
@@ -121,7 +128,8 @@ def owner_map(net: nn.Module) -> dict[str, Tensor]:
 def release(net: nn.Module, task: str) -> None:
     """Forget a task: its entries are free again, every other task is untouched bit for bit.
 
-    Stems and heads that a network declares for the task stay declared, so it can be allocated anew.
+    Stems and heads that a network declares for the task stay declared and hold again what they did when the task was
+    allocated first (or, in a network that was loaded, declared), so that it can be allocated anew and starts as new.
 
     Raises:
         ValueError: the network holds no such task.
@@ -130,6 +138,9 @@ def release(net: nn.Module, task: str) -> None:
     check_known(net, task)
     check_not_read(net, task, "released")
     discard(net, task)
+    for module in net.modules():
+        if isinstance(module, PerTask) and task in module:
+            module.reset(task)
 
 
 def discard(net: nn.Module, task: str) -> None:
@@ -137,6 +148,36 @@ def discard(net: nn.Module, task: str) -> None:
     for module in net.modules():
         if isinstance(module, SharedTensor | TaskCopies) and task in module:
             del module[task]
+
+
+@torch.no_grad()
+def set_values(net: nn.Module, task: str, values: Mapping[str, Tensor]) -> None:
+    """Set what a task's entries hold: the way to write a task's weights from outside, say to clip or draw them anew.
+
+    Args:
+        net: holds the task.
+        task: its name.
+        values: name as in :func:`shared_tensors` -> tensor of its shape, of which the task's own entries are taken.
+
+    Raises:
+        ValueError: unknown task or name, another shape; nothing was set.
+        FrozenTaskError: a later task reads this one's entries.
+
+    Example:
+        >>> weights = {name: tensor.dense("a").clamp(-0.1, 0.1) for name, tensor in shared_tensors(net, "a").items()}
+        >>> set_values(net, "a", weights)
+    """
+    check_known(net, task)
+    check_not_read(net, task, "changed")
+    held = {name: tensor for name, tensor in shared_tensors(net, task).items() if task in tensor}
+    for name, value in values.items():
+        if name not in held:
+            raise ValueError(f"task {task!r} owns nothing in {name!r}, only in: {', '.join(held)}")
+        if value.shape != held[name].shape:
+            raise ValueError(f"{name} has shape {tuple(held[name].shape)}, the values given {tuple(value.shape)}")
+    for name, value in values.items():
+        own = held[name][task]
+        own.values.copy_(value.flatten().to(own.values.device)[own.positions])
 
 
 class FrozenTaskError(RuntimeError):
@@ -156,6 +197,73 @@ def check_not_read(net: nn.Module, task: str, verb: str) -> None:
         for reader in tensor:
             if task in tensor and task in tensor.read_by(reader):
                 raise FrozenTaskError(f"task {task!r} cannot be {verb}: task {reader!r} reads its entries")
+
+
+def check_fits(net: nn.Module, task: Task, *splits: str, targets: bool = True) -> None:
+    """Raise ValueError unless the network holds the task at its sizes, and the task has examples in these splits.
+
+    Sizes are those that a network declares. Without ``targets`` its outputs may be what they like.
+    """
+    check_known(net, task.name)
+    for split in splits:
+        if not len(task.split(split)[0]):
+            raise ValueError(f"task {task.name!r}: no examples in its {split} part")
+    if declared := getattr(net, "declared", {}).get(task.name):
+        meant = {name: declared[name] for name in ("inputs", "vocabulary", "outputs")}
+        given = {"inputs": list(task.inputs), "vocabulary": task.vocabulary, "outputs": task.outputs}
+        # Any shape of as many inputs passes a Flatten; a head may be wider than a task has classes.
+        if math.prod(given["inputs"]) == math.prod(meant["inputs"]):
+            del given["inputs"]
+        if not targets or (task.kind == "classification" and task.outputs <= meant["outputs"]):
+            del given["outputs"]
+        for what, value in given.items():
+            if value != meant[what]:
+                raise ValueError(f"task {task.name!r}: {what} {value}, but the network was given {what} {meant[what]}")
+    check_dtype(net, task.name, task.train[0])
+
+
+def check_dtype(net: nn.Module, task: str, x: Tensor) -> None:
+    """Raise ValueError if x is floating and of another dtype than the network."""
+    dtype = next((tensor.like.dtype for tensor in shared_tensors(net).values()), x.dtype)
+    if x.is_floating_point() and x.dtype != dtype:
+        x_is, net_is = (str(d).removeprefix("torch.") for d in (x.dtype, dtype))
+        raise ValueError(f"task {task!r}: x is {x_is}, the network {net_is}: convert one, say x.to(torch.{net_is})")
+
+
+def check_isolated(net: nn.Module) -> None:
+    """Refuse by name what moves in training whoever trains: buffers of all tasks, a private part given to two.
+
+    Of parameters that are neither shared out nor one task's alone, and not frozen, it warns.
+    """
+    for name, switch in net.named_modules():
+        owner: dict[int, str] = {}
+        for task, own in switch.items() if isinstance(switch, PerTask) else ():
+            for tensor in (*own.parameters(), *own.buffers()):
+                if owner.setdefault(id(tensor), task) != task:
+                    raise ValueError(
+                        f"{name}: tasks {owner[id(tensor)]!r} and {task!r} share a module; give each its own"
+                    )
+    trained = []
+    for name, module, private in walk(net, None):
+        if private or isinstance(module, SharedTensor):
+            continue
+        prefix = f"{name}." if name else ""
+        for label in (n for n, b in module._buffers.items() if b is not None):
+            raise ValueError(
+                f"{prefix}{label} ({type(module).__name__}) is of all tasks at once: give each its own "
+                "(convert, PerTask); a constant can be a parameter with requires_grad=False"
+            )
+        trained += [f"{prefix}{n}" for n, p in module._parameters.items() if p is not None and p.requires_grad]
+    if trained:
+        message = (
+            f"{', '.join(trained)}: shared by all tasks and trained by fit for none; give each task its own (convert, "
+            "PerTask), or freeze them (requires_grad_(False))"
+        )
+        warnings.warn(message, SharedParameterWarning, stacklevel=3)
+
+
+class SharedParameterWarning(UserWarning):
+    """A network has parameters that no task owns: an optimizer that is given them would move every task."""
 
 
 _RESERVED = frozenset(dir(SharedTensor((1,)))) | frozenset(dir(PerTask()))

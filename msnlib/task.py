@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -14,16 +16,19 @@ SPLITS = ("train", "valid", "test")
 Split = tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
-    """One problem, split into training, validation and test parts.
+    """One problem, split into training, validation and test parts; checked where it is made.
 
     Attributes:
         name: what the task is called everywhere, in code and in figures.
         kind: ``"classification"``, ``"binary"`` or ``"regression"``; it fixes the loss and the metrics.
-        train, valid, test: pairs ``(x, y)``. x has shape (N, \\*inputs). y has shape (N,) and dtype int64 for
-            classification, shape (N, 1) and a floating dtype otherwise.
-        outputs: number of network outputs: the classes, or 1.
+        train, valid, test: pairs ``(x, y)``. x has shape (N, \\*inputs), all parts alike. y has shape (N,) and dtype
+            int64 for classification, shape (N, outputs) and x's floating dtype otherwise; other dtypes of the same
+            meaning are converted, and so is (N,) where there is one output. Only the training part must have examples;
+            what needs another part refuses an empty one.
+        outputs: number of network outputs: the classes; 1 for a binary task or a regression, or the targets of one
+            example.
         batch_size: examples a training step, as published for this data.
         vocabulary: number of words when x holds word indices (int64), else None.
         description: one line for a table: what it is and where it came from.
@@ -31,7 +36,7 @@ class Task:
             is the dataset's own.
 
     Raises:
-        ValueError: unknown kind.
+        ValueError: unknown kind, or parts that are none of such a task, by the name of task and part.
     """
 
     name: str
@@ -46,8 +51,76 @@ class Task:
     test_rows: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"task {self.name!r}: kind {self.kind!r} is not one of {', '.join(KINDS)}")
+        self._require(isinstance(self.name, str) and self.name, "its name must be a string that is not empty")
+        self._require(self.kind in KINDS, f"kind {self.kind!r} is not one of {', '.join(KINDS)}")
+        for what in ("outputs", "batch_size", *(("vocabulary",) if self.vocabulary is not None else ())):
+            self._require(_counts(getattr(self, what)), f"{what} {getattr(self, what)!r} must be at least 1")
+        enough = self.kind != "classification" or self.outputs > 1
+        self._require(enough, "one output tells no classes apart: give at least 2, or kind 'binary'")
+        for part in SPLITS:
+            pair = getattr(self, part)
+            if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(t, Tensor) for t in pair)):
+                self._refuse(f"{part} must be a pair (x, y) of tensors, not {_kinds(pair)}")
+            x = self._checked_x(part, pair[0])
+            object.__setattr__(self, part, (x, self._checked_y(part, x, pair[1])))
+        self._require(len(self.train[0]), "no examples in its train part")
+        for part in SPLITS[1:]:
+            x, first = getattr(self, part)[0], self.train[0]
+            self._require(
+                x.shape[1:] == first.shape[1:],
+                f"examples of {part} have shape {tuple(x.shape[1:])}, those of train {tuple(first.shape[1:])}",
+            )
+            self._require(x.dtype == first.dtype, f"x of {part} is {_type(x)}, that of train {_type(first)}")
+
+    def _checked_x(self, part: str, x: Tensor) -> Tensor:
+        """Inputs of one part as they are meant."""
+        self._require(x.dim() > 1, f"x of {part} has shape {tuple(x.shape)}, meant is (N, inputs): try x[:, None]")
+        if self.vocabulary is None:
+            self._require(
+                x.is_floating_point(),
+                f"x of {part} is {_type(x)}, meant is a floating dtype: try x.float()"
+                " (or say vocabulary= if these are word indices)",
+            )
+            self._require(_finite(x), f"x of {part} holds NaN or infinite values")
+            return x
+        self._require(_whole(x), f"x of {part} is {_type(x)}, but word indices are int64")
+        self._in_range(x, f"word indices in x of {part}", self.vocabulary)
+        return x.long()
+
+    def _checked_y(self, part: str, x: Tensor, y: Tensor) -> Tensor:
+        """Targets of one part as they are meant."""
+        self._require(
+            y.dim() and len(x) == len(y),
+            f"{part} has {len(x)} examples x and {len(y) if y.dim() else 'no axis of'} targets y",
+        )
+        self._require(x.device == y.device, f"x of {part} is on {x.device}, y on {y.device}")
+        found = f"y of {part} has shape {tuple(y.shape)}"
+        if self.kind == "classification":
+            hint = ": try y.argmax(1)" if tuple(y.shape[1:]) == (self.outputs,) else ": try y.flatten()"
+            self._require(y.dim() == 1, f"{found}, meant is (N,), a label for each example{hint if y.numel() else ''}")
+            self._require(_whole(y), f"y of {part} is {_type(y)}, but labels are int64")
+            self._in_range(y, f"labels in y of {part}", self.outputs)
+            return y.long()
+        if y.dim() == 1 and self.outputs == 1:
+            y = y[:, None]
+        meant = f"meant is (N, {self.outputs})"
+        self._require(tuple(y.shape[1:]) == (self.outputs,), f"{found}, {meant}")
+        self._require(not y.is_complex(), f"y of {part} is {_type(y)}")
+        self._require(_finite(y), f"y of {part} holds NaN or infinite values")
+        if self.kind == "binary" and not bool(((y == 0) | (y == 1)).all()):
+            self._refuse(f"labels in y of {part} go from {y.min().item():g} to {y.max().item():g}, meant are 0 and 1")
+        return y.to(x.dtype if x.is_floating_point() else torch.get_default_dtype())
+
+    def _in_range(self, values: Tensor, what: str, count: int) -> None:
+        low, high = (int(v) for v in values.aminmax()) if values.numel() else (0, 0)
+        self._require(0 <= low and high < count, f"{what} go from {low} to {high}, meant are 0 to {count - 1}")
+
+    def _require(self, holds: object, message: str) -> None:
+        if not holds:
+            self._refuse(message)
+
+    def _refuse(self, message: str) -> None:
+        raise ValueError(f"task {self.name!r}: {message}")
 
     @property
     def inputs(self) -> tuple[int, ...]:
@@ -62,8 +135,13 @@ class Task:
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Mean loss of a batch: cross-entropy on logits, or squared error.
 
-        Shape: prediction (N, outputs); target as in the attributes; result ().
+        Shape: prediction (N, outputs), for classification with more columns where a head serves several tasks; target
+        as in the attributes; result ().
+
+        Raises:
+            ValueError: a prediction of another shape.
         """
+        self._check_prediction(prediction, target)
         if self.kind == "classification":
             return F.cross_entropy(prediction, target)
         if self.kind == "binary":
@@ -71,7 +149,8 @@ class Task:
         return F.mse_loss(prediction, target)
 
     def score(self, prediction: Tensor, target: Tensor) -> float:
-        """The task's :attr:`metric` over all given examples."""
+        """The task's :attr:`metric` over all given examples; shapes and errors as for :meth:`loss`."""
+        self._check_prediction(prediction, target)
         if self.kind == "regression":
             return F.mse_loss(prediction, target).item()
         return 100.0 * self.outcomes(prediction, target).double().mean().item()
@@ -81,10 +160,21 @@ class Task:
 
         Shape: (N,), bool or floating.
         """
+        self._check_prediction(prediction, target)
         if self.kind == "regression":
             return (prediction - target).square().flatten(1).mean(1)
         label = prediction.argmax(1) if self.kind == "classification" else (prediction > 0).to(target.dtype)
         return (label == target).reshape(len(target), -1).all(1)
+
+    def _check_prediction(self, prediction: Tensor, target: Tensor) -> None:
+        shape = prediction.shape
+        if self.kind == "classification":
+            fits = len(shape) == 2 and shape[0] == len(target) and shape[1] >= self.outputs
+        else:
+            fits = shape == target.shape
+        if not fits:
+            meant = f"({len(target)}, {self.outputs})"
+            self._refuse(f"the network gives outputs of shape {tuple(shape)}, meant is {meant}")
 
     def split(self, name: str) -> Split:
         """The pair (x, y) of one split.
@@ -103,8 +193,15 @@ class Task:
         limit: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Iterator[Split]:
-        """Batches (x, y) of the first ``limit`` examples: in order, or shuffled when a CPU generator is given."""
+        """Batches (x, y) of the first ``limit`` examples: in order, or shuffled when a CPU generator is given.
+
+        Raises:
+            ValueError: unknown or empty split, a limit or batch size below 1; with the first batch.
+        """
         x, y = self.split(split)
+        self._require(len(x), f"no examples in its {split} part")
+        self._require(limit is None or _counts(limit), f"limit {limit!r} must be at least 1")
+        self._require(batch_size is None or _counts(batch_size), f"batch_size {batch_size!r} must be at least 1")
         n = len(x) if limit is None else min(limit, len(x))
         size = batch_size or self.batch_size
         order = None if generator is None else torch.randperm(n, generator=generator).to(x.device)
@@ -114,8 +211,10 @@ class Task:
 
     def to(self, device: torch.device | str) -> Task:
         """The same task with its tensors on a device."""
-        moved = {s: tuple(t.to(device) for t in self.split(s)) for s in SPLITS}
-        return replace(self, **moved)
+        moved = copy.copy(self)  # not replace(), which checks all that is known to be right anew
+        for s in SPLITS:
+            object.__setattr__(moved, s, tuple(t.to(device) for t in self.split(s)))
+        return moved
 
     def map_inputs(self, function: Callable[[Tensor], Tensor], name: str | None = None) -> Task:
         """The task with the inputs of every split put through a function, (N, \\*inputs) -> (N, \\*inputs')."""
@@ -126,8 +225,9 @@ class Task:
         """The part of a classification task with these labels, which become 0, 1, ... in the order given (E6).
 
         Raises:
-            ValueError: another kind of task, or labels that are repeated or out of range.
+            ValueError: another kind of task, labels that are repeated or out of range, or that no example has.
         """
+        keep = [int(label) for label in keep]
         if self.kind != "classification" or len(set(keep)) != len(keep) or not set(keep) <= set(range(self.outputs)):
             raise ValueError(f"task {self.name!r}: {list(keep)} are no distinct labels of {self.outputs} classes")
         chosen = {}
@@ -139,3 +239,25 @@ class Task:
         if self.test_rows is not None:
             chosen["test_rows"] = tuple(torch.tensor(self.test_rows)[rows.cpu()].tolist())  # the test part comes last
         return replace(self, name=name, outputs=len(keep), **chosen)
+
+
+def _counts(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _whole(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether all values are finite; the sum alone tells in most cases, in one pass and without a copy."""
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+
+
+def _kinds(pair: object) -> str:
+    items = f" of {', '.join(type(item).__name__ for item in pair)}" if isinstance(pair, tuple | list) else ""
+    return f"a {type(pair).__name__}{items}"

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from msnlib.allocation import allocate
 from msnlib.seeding import stream
 from msnlib.selection import Choose, Density, Rule
-from msnlib.subnetworks import activated, check_known, evaluating, switches, task_buffers, task_parameters, using
+from msnlib.subnetworks import activated, check_fits, evaluating, switches, task_buffers, task_parameters, using
 from msnlib.task import Task
 
 
@@ -138,7 +138,8 @@ def fit(
         seed: of the batch order; None takes the run's.
 
     Raises:
-        ValueError: a task the net does not hold, or a size or rate out of range; nothing was trained.
+        ValueError: a task that the net does not hold or that does not fit it, one without training or validation
+            examples, or a size or rate out of range; nothing was trained.
         FrozenTaskError: a later task reads one of these.
         FloatingPointError: a loss is not finite any more.
     """
@@ -147,6 +148,8 @@ def fit(
     if not group or not rules:
         raise ValueError("fit needs at least one task and one stopping rule")
     _check_schedule(epochs, learning_rate, batch_size)
+    for task in group:
+        check_fits(net, task, "train", "valid")
     parameters = {task.name: task_parameters(net, task.name) for task in group}
     if len(parameters) < len(group):
         raise ValueError(f"a task is given more than once: {', '.join(task.name for task in group)}")
@@ -257,7 +260,7 @@ def predict(net: nn.Module, task: Task, split: str = "test", batch_size: int = 1
     Raises:
         ValueError: the network holds no such task, or unknown split.
     """
-    check_known(net, task.name)
+    check_fits(net, task, split, targets=False)
     device = next(iter(net.parameters())).device
     with evaluating(net), using(net, task.name):
         return torch.cat([net(x.to(device)) for x, _ in task.batches(split, batch_size)])
@@ -271,7 +274,7 @@ def evaluate(net: nn.Module, tasks: Task | Sequence[Task], split: str = "test") 
     """
     group = [tasks] if isinstance(tasks, Task) else list(tasks)
     for task in group:
-        check_known(net, task.name)
+        check_fits(net, task, split)
     found = {}
     for task in group:
         prediction = predict(net, task, split)

@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.nn.utils import prune as torch_prune
 
 from msnlib import (
     AUTHORS,
@@ -183,12 +185,68 @@ def tied() -> nn.Module:
     return net
 
 
+def old(function):
+    def apply(module):
+        with warnings.catch_warnings():  # they are deprecated
+            warnings.simplefilter("ignore")
+            return function(module)
+
+    return apply
+
+
+def pruned() -> nn.Module:
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    torch_prune.l1_unstructured(net[0], "weight", 0.5)
+    return net
+
+
+def pruned_norm() -> nn.Module:
+    net = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
+    torch_prune.random_unstructured(net[1], "weight", 0.5)
+    return net
+
+
+def derived() -> nn.Module:
+    net = nn.Sequential(nn.Linear(2, 2))
+    net[0].raw = net[0].weight
+    del net[0].weight
+    net[0].weight = net[0].raw.detach() / 2
+    return net
+
+
+class Named(nn.Linear):
+    def __init__(self, name, value):
+        super().__init__(2, 2)
+        setattr(self, name, value)
+
+
+class Token(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.copies, self.token = 2, nn.Parameter(torch.ones(2))
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
         (lambda: nn.Sequential(nn.Linear(2, 2), nn.LSTM(2, 2)), r"1 \(LSTM\) cannot be isolated: recurrent"),
         (lambda: nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(2)), r"1 \(LazyLinear\) has no shape yet"),
         (lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))), r"0 \(.*Linear\) is parametr"),
+        (pruned, r"0 \(Linear\) computes its tensors anew in every call \(L1Unstructured\): remove"),
+        (lambda: nn.Sequential(nn.Linear(2, 2), pruned()), r"1\.0 \(Linear\) computes its tensors anew"),
+        (pruned_norm, r"1 \(LayerNorm\) computes its tensors anew .*RandomUnstructured"),
+        (lambda: nn.Sequential(old(nn.utils.weight_norm)(nn.Linear(2, 2))), r"0 \(Linear\) .*WeightNorm"),
+        (lambda: nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(2, 2, 1))), r"0 \(Conv2d\) .*SpectralNorm"),
+        (lambda: nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2))), "0 .* is parametr"),
+        (lambda: nn.Sequential(nn.utils.parametrizations.orthogonal(nn.Linear(2, 2))), "0 .* is parametr"),
+        (derived, r"0 \(Linear\) computes with 'weight', which is no parameter"),
+        (lambda: nn.Sequential(Named("shared", nn.Identity())), r"0 \(Named\) has an attribute 'shared'"),
+        (lambda: nn.Sequential(Named("shared", 3)), r"0 \(Named\) has an attribute 'shared'"),
+        (lambda: nn.Sequential(Named("keys", nn.Parameter(torch.ones(2)))), r"0 \(Named\) has a parameter 'keys'"),
+        (lambda: nn.Sequential(nn.Linear(2, 2), Token()), r"1 \(Token\) has an attribute 'copies'"),
+        (lambda: torch.compile(nn.Sequential(nn.Linear(2, 2))), r"the network itself \(OptimizedModule\) wraps"),
+        (lambda: nn.Sequential(nn.DataParallel(nn.Linear(2, 2))), r"0 \(DataParallel\) wraps the network"),
+        (lambda: nn.Sequential(nn.Linear(2, 2), torch.jit.trace(nn.ReLU(), torch.ones(2))), "1 .* wraps the network"),
         (tied, "1.weight is the same tensor as 0.weight: untie"),
         (lambda: convert(nn.Sequential(nn.Linear(2, 2))), r"0 \(Linear\) holds tasks already"),
         (lambda: nn.ReLU(), "ReLU has no weights to share out"),
@@ -197,9 +255,95 @@ def tied() -> nn.Module:
 def test_what_cannot_be_isolated_is_refused_by_name_and_left_alone(make, says):
     net = make()
     state, kinds = list(net.state_dict()), [type(module) for module in net.modules()]
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=says) as error:
         convert(net, "a")
     assert (list(net.state_dict()), [type(module) for module in net.modules()]) == (state, kinds)
+    assert "\n" not in str(error.value)
+
+
+def test_names_are_free_where_nothing_is_added():
+    """T5 and others keep their embedding as ``shared``: a module without tensors of its own may."""
+
+    class Holder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shared, self.copies = nn.Embedding(5, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.copies(self.shared(x))
+
+    net, x = Holder(), torch.tensor([0, 4])
+    expected = net(x)
+    convert(net, "a")
+    with using(net, "a"):
+        assert net(x).equal(expected)
+
+
+def test_what_is_frozen_stays_so_for_the_task_that_has_it():
+    net = nn.Sequential(nn.Conv2d(2, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 5))
+    net[0].requires_grad_(False)
+    net[1].weight.requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    x, y = torch.randn(12, 2, 2, 2), torch.randint(5, (12,))
+    problem = Task("old", "classification", (x, y), (x, y), (x, y), outputs=5, batch_size=6)
+    convert(net, "old")
+    fit(net, problem, epochs=2, learning_rate=0.1)
+    after = extract(net, "old").state_dict()
+    moved = {name for name in before if not after[name].equal(before[name])}
+    assert moved == {"1.bias", "3.weight", "3.bias", *(n for n in before if "running" in n or "tracked" in n)}
+    prune(net, "old", 0.5)
+    assert len(task_parameters(net, "old")) == 3
+    allocate(net, "new", 0.5, method="random")
+    assert len(task_parameters(net, "new")) == 5  # the norm's copy of its weight is frozen as it was
+
+
+WRITES = {
+    "clamp": lambda layer: layer.weight.data.clamp_(-0.01, 0.01),
+    "detached": lambda layer: layer.weight.detach().zero_(),
+    "a view": lambda layer: layer.weight.detach().view(-1).mul_(2),
+    "a row": lambda layer: layer.weight.data[0].fill_(1),
+    "an item": lambda layer: layer.weight.data.__setitem__(0, 1.0),
+    "nn.init": lambda layer: nn.init.ones_(layer.weight),
+    "nn.init of noise": lambda layer: nn.init.kaiming_uniform_(layer.weight),
+    "copy": lambda layer: layer.weight.copy_(torch.ones(layer.weight.shape)),
+    "data": lambda layer: setattr(layer.weight, "data", torch.ones(layer.weight.shape)),
+    "out": lambda layer: torch.clamp(layer.weight, -1, 1, out=layer.weight),
+    "foreach": lambda layer: torch._foreach_mul_([layer.weight], 2.0),
+    "plus": lambda layer: layer.weight.__iadd__(1),
+    "numpy": lambda layer: layer.weight.detach().numpy().fill(1),
+    "bias": lambda layer: nn.init.zeros_(layer.bias),
+    "renorm": lambda layer: layer.weight.data.renorm_(2, 0, 1),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("make", [lambda: nn.Linear(4, 8), lambda: nn.Conv2d(4, 8, 1)], ids=["linear", "conv"])
+def test_a_write_that_would_be_lost_is_refused_and_says_what_to_do(make, write):
+    net = convert(nn.Sequential(make(), nn.Flatten()))
+    allocate(net, "a", 0.5, method="random")
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with using(net, "a"), torch.no_grad():
+        with pytest.raises((RuntimeError, ValueError), match="set_values|read-only"):
+            write(net[0])
+    assert all(tensor.equal(before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_a_weight_can_be_read_and_computed_with_and_written_where_a_task_owns_all_of_it():
+    net = convert(nn.Sequential(nn.Linear(4, 8)))
+    allocate(net, "a", 0.5, method="random")
+    dense = shared_tensors(net)["0.shared.weight"].dense("a")
+    with using(net, "a"):
+        for derived in (net[0].weight.abs(), net[0].weight * 2, net[0].weight.clone(), net[0].weight @ torch.ones(4)):
+            assert type(derived) is torch.Tensor
+            derived.detach().zero_()
+        assert net[0].weight.equal(dense) and float(net[0].weight.data.max()) == float(dense.max())
+        net[0].weight.square().sum().backward()
+    values = shared_tensors(net)["0.shared.weight"]["a"].values
+    assert values.grad.equal(2 * values.detach())
+    whole = convert(nn.Sequential(nn.Linear(4, 8)), "a")
+    with using(whole, "a"), torch.no_grad():
+        whole[0].weight.copy_(torch.ones(8, 4))
+    assert bool((shared_tensors(whole)["0.shared.weight"]["a"].values == 1).all())
 
 
 def test_an_output_that_is_not_there_is_refused():

@@ -419,3 +419,66 @@ def test_without_onnxruntime_the_file_is_written_unverified(networks, run, monke
     export_onnx(net.float(), task, tmp_path / "a.onnx")
     assert "onnxruntime" not in imported
     assert torch.allclose(run(tmp_path / "a.onnx", x.float()), outputs(extract(net, task), x.float()), atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Bilinear(4, 4, 8), lambda: Fails(), lambda: Complex()])
+def test_a_failed_export_is_one_line_and_nothing_else(make, tmp_path, capfd):
+    """torch's exporter prints the graph from C++, past sys.stdout."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.out = make(), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.out(self.first(x, x))
+
+    net = convert(Net())
+    allocate(net, "a", 0.3, method="random")
+    print("before")
+    with pytest.raises(RuntimeError) as error:
+        export_onnx(net, "a", tmp_path / "a.onnx", example=torch.randn(2, 4))
+    print("after")
+    assert len(str(error.value).splitlines()) == 1 and str(error.value).startswith(str(tmp_path / "a.onnx"))
+    shown = capfd.readouterr()
+    assert (shown.out, shown.err) == ("before\nafter\n", "") and not list(tmp_path.iterdir())
+
+
+class Fails(nn.Module):
+    def forward(self, x, y):
+        raise KeyError("two\nlines")
+
+
+class Complex(nn.Module):
+    def forward(self, x, y):
+        return torch.cat([torch.fft.fft(x).abs(), torch.special.bessel_j1(y)], 1)
+
+
+@pytest.mark.parametrize("images", [False, True])
+@pytest.mark.parametrize("size", [(5, 7), (9, 6), (8, 8), (6, 13)])
+@pytest.mark.parametrize("width", [3, 7, 16])
+def test_extracted_outputs_are_the_same_bits_or_within_what_is_promised(images, size, width, make_task):
+    """Odd and even sizes: of a dense network all bits; of one that lays images out channels last, up to rounding."""
+    task = make_task("a", inputs=(2, *size), outputs=5)
+    if images:
+        net = conv_network([task], channels=(width, width + 1), width=width, pool_stride=2 if width == 3 else 1)
+    else:
+        net = dense_network([task], width=5 * width, depth=2)
+    allocate(net, "a", 0.4, method="random")
+    net.eval()
+    for count in (1, 3, 8):
+        x = task.train[0][:count]
+        with torch.no_grad():
+            expected, given = net(x, task="a"), extract(net, "a")(x)
+        largest = float(expected.abs().max())
+        assert largest > 0
+        assert float((given - expected).abs().max()) <= 1e-5 * largest if images else given.equal(expected)
+
+
+def test_a_users_convolutions_are_extracted_bit_for_bit():
+    net = convert(nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 7, 3, stride=2), nn.Flatten()))
+    allocate(net, "a", 0.4, method="random")
+    for size in ((5, 7), (9, 6)):
+        x = torch.randn(3, 3, *size)
+        with using(net, "a"), torch.no_grad():
+            assert extract(net, "a")(x).equal(net(x))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import os
+import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,10 +19,12 @@ from torch import Tensor, nn
 from msnlib.exchange.compaction import check_row, compact_row, leaves, sparse_row
 from msnlib.exchange.conversion import is_converted, plain
 from msnlib.files import one_line, replacing
-from msnlib.layers import MaskedConv2d, MaskedLinear, PerTask
+from msnlib.layers import MaskedConv2d, MaskedLinear
+from msnlib.loading import load_freely
 from msnlib.networks import MultitaskNetwork
 from msnlib.seeding import stream
 from msnlib.subnetworks import check_known
+from msnlib.switches import PerTask
 
 FORMATS = ("dense", "compact", "csr", "auto")
 
@@ -31,9 +37,11 @@ def extract(net: nn.Module, task: str, format: str = "dense", batch_size: int = 
         task: its name.
         format: what the task's layers become.
 
-            - ``"dense"``: the modules of ``torch.nn`` they are in shape, with the same outputs bit for bit. A network
-              of msnlib's builders becomes a ``torch.nn.Sequential``; in any other module the masked layers are
-              replaced and the rest is copied.
+            - ``"dense"``: the modules of ``torch.nn`` they are in shape, with the same weights and outputs bit for bit.
+              Outputs agree to 1e-5 of the largest (float32) where the network itself takes sums in another order:
+              :func:`~msnlib.conv_network` lays images out channels last, and linear layers may leave out zeros
+              (:func:`~msnlib.sparse_products`). A network of msnlib's builders becomes a ``torch.nn.Sequential``; in
+              any other module the masked layers are replaced and the rest is copied.
             - ``"compact"``: smaller ones with the same outputs up to rounding. Units without a kept input give a
               constant, which moves into the biases behind them; units that feed nothing are dropped.
             - ``"csr"``: the compact layers, linear ones with sparse weights, as a ``torch.fx.GraphModule``: for
@@ -98,7 +106,7 @@ def export_onnx(
     module = extract(net, task, format).eval()
     with replacing(path) as partial:
         try:
-            with warnings.catch_warnings():
+            with _quiet(), warnings.catch_warnings():
                 # The exporter by tracing: the one by torch.export needs onnxscript and takes a hundred times as long.
                 warnings.simplefilter("ignore")
                 torch.onnx.export(
@@ -113,6 +121,23 @@ def export_onnx(
         except Exception as error:  # whatever a user's module makes the tracer raise
             raise RuntimeError(f"{path}: torch cannot export task {task!r} to ONNX ({one_line(error)})") from error
         _verify(module, partial, example, Path(path))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing on the standard output inside the block, from C++ either: the exporter prints graphs when it fails."""
+    c = ctypes.CDLL(None)
+    sys.stdout.flush()
+    c.fflush(None)
+    kept, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    try:
+        yield
+    finally:
+        c.fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nothing)
 
 
 def example_of(net: nn.Module, task: str, count: int) -> Tensor:
@@ -144,7 +169,7 @@ def _dense(net: nn.Module, task: str) -> nn.Module:
                 copies[id(module)] = copy.deepcopy(module[task], copies)
         elif isinstance(module, MultitaskNetwork):
             copies[id(module)] = copy.deepcopy(module.plain(task), copies)
-    return copy.deepcopy(net, copies)
+    return load_freely(copy.deepcopy(net, copies))
 
 
 @torch.no_grad()
