@@ -17,7 +17,7 @@ from msnlib.command.sweep import read_sweep, state
 from msnlib.command.verify import differences, repetition, surroundings
 from msnlib.files import CHECKOUT, UsageError
 from msnlib.lab.notebooks import declared, read_notebook, source_of
-from msnlib.lab.parameters import PROFILES, ParameterError
+from msnlib.lab.parameters import PROFILES
 from msnlib.lab.records import read_record
 
 
@@ -127,7 +127,7 @@ def _list(arguments: argparse.Namespace) -> int:
         if arguments.verbose:
             for name, item in declared(path).items():
                 written = item.annotation or getattr(item.kind, "__name__", "")
-                print(f"    {name}: {written} = {item.default!r}  {item.meaning}".rstrip())
+                print(f"    {name}: {written} = {item.default!r}  {item.comment}".rstrip())
     return 0
 
 
@@ -176,7 +176,7 @@ def _say_failures(failed: list[Outcome]) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    jobs = read_sweep(arguments.file, _notebooks_folder(arguments.notebooks))
+    jobs = read_sweep(arguments.file, _notebooks_folder(arguments.notebooks), here=not arguments.scheduler)
     if arguments.scheduler:
         from msnlib.command.cluster import run_on_cluster
 
@@ -287,7 +287,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = _parser().parse_args(argv)
         return arguments.function(arguments)
-    except (ParameterError, UsageError) as error:
+    except UsageError as error:
         print(f"msn: {error}", file=sys.stderr)
         return 2
     except OSError as error:

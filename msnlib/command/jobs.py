@@ -119,9 +119,10 @@ def plan(
     seeds: Sequence[int],
     given: Sequence[tuple[str, Any]] = (),
     hashed: bool = False,
+    here: bool = True,
 ) -> list[Job]:
     """Return a job for every notebook and seed. ``given`` are names and values of other parameters; a text is taken as
-    typed on a command line.
+    typed on a command line. ``here`` is whether they will run on this machine.
 
     Raises `ParameterError` naming notebook, parameter and value for whatever a notebook does not have or allow.
     """
@@ -138,19 +139,18 @@ def plan(
             if name not in own:
                 raise ParameterError(f"{notebook.name} has no parameter {name}; it has {', '.join(own) or 'none'}")
         try:
+            defaults = {name: item.typed(item.default) for name, item in own.items()}
             values = {
-                name: own[name].parse(value) if isinstance(value, str) else check(name, value, own[name].default)
+                name: own[name].parse(value) if isinstance(value, str) else own[name].typed(value)
                 for name, value in given
             }
-            defaults = {name: check(name, item.default, item.default) for name, item in own.items()}
-            for seed in seeds:
-                check("seed", seed)
-            check("profile", profile)
+            overrides = {name: value for name, value in values.items() if value != defaults[name]}
+            configurations = [
+                check(own, defaults | overrides | {"profile": profile, "seed": seed}, here) for seed in seeds
+            ]
         except ParameterError as error:
             raise ParameterError(f"{notebook.name}: {error}") from None
-        overrides = {name: value for name, value in values.items() if value != defaults[name]}
         source = code_digest(notebook)
-        for seed in seeds:
-            configuration = defaults | overrides | {"profile": profile, "seed": seed}
+        for seed, configuration in zip(seeds, configurations, strict=True):
             jobs.append(Job(Path(notebook).resolve(), profile, seed, overrides, configuration, source, hashed))
     return jobs

@@ -29,7 +29,7 @@ from msnlib.lab.parameters import ParameterError
 _KEYS = {"notebooks", "profiles", "seeds", "parameters"}
 
 
-def read_sweep(path: Path, notebooks: Path) -> list[Job]:
+def read_sweep(path: Path, notebooks: Path, here: bool = False) -> list[Job]:
     """Return the jobs of a sweep file, each configuration once: the first seed of everything, then the second.
 
     So a sweep that is stopped early has about as many seeds of each.
@@ -37,6 +37,7 @@ def read_sweep(path: Path, notebooks: Path) -> list[Job]:
     Args:
         path: the TOML file.
         notebooks: the folder that numbers and names of notebooks refer to.
+        here: whether the jobs will run on this machine, which must then have the devices they name.
 
     Raises:
         UsageError: the file is missing, is no TOML, or has a key or value that is not allowed.
@@ -58,14 +59,14 @@ def read_sweep(path: Path, notebooks: Path) -> list[Job]:
     found: list[tuple[int, Job]] = []
     for block in blocks:
         try:
-            found += _block(block, notebooks)
-        except (UsageError, ParameterError) as error:
+            found += _block(block, notebooks, here)
+        except UsageError as error:
             raise type(error)(f"{path}: {error}") from None
     found.sort(key=lambda pair: pair[0])  # stable: within a turn the order of the file
     return list({job.configuration_hash: job for _, job in found}.values())
 
 
-def _block(block: dict[str, Any], folder: Path) -> list[tuple[int, Job]]:
+def _block(block: dict[str, Any], folder: Path, here: bool) -> list[tuple[int, Job]]:
     """Return the jobs of one ``[[runs]]``, each with the place of its seed."""
     if set(block) - _KEYS or "notebooks" not in block:
         wrong = sorted(set(block) - _KEYS)
@@ -82,7 +83,7 @@ def _block(block: dict[str, Any], folder: Path) -> list[tuple[int, Job]]:
     return [
         (seeds.index(job.seed), job)
         for profile, given in itertools.product(profiles, list(itertools.product(*grid)))
-        for job in plan(paths, profile, seeds, given, hashed=True)
+        for job in plan(paths, profile, seeds, given, hashed=True, here=here)
     ]
 
 
