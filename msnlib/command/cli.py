@@ -1,21 +1,23 @@
 """The command ``msn``: list and run the notebooks, sweep, check, report; and the problem sets of a course."""
 
 import argparse
+import os
 import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from msnlib import __version__
 from msnlib.command.jobs import choose_notebooks, find_notebooks, parse_seeds, plan
 from msnlib.command.process import Outcome
 from msnlib.command.runner import run_jobs
 from msnlib.command.sweep import read_sweep, state
 from msnlib.command.verify import differences, repetition, surroundings
-from msnlib.files import CHECKOUT, UsageError
+from msnlib.files import CHECKOUT, PACKAGE, UsageError, replacing
 from msnlib.lab.notebooks import declared, read_notebook, source_of
 from msnlib.lab.parameters import PROFILES
 from msnlib.lab.records import read_record
@@ -35,6 +37,7 @@ def _at_least_one(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="msn", description="Several tasks in disjoint subnetworks of one network: run the notebooks.")
+    parser.add_argument("--version", action="version", version=f"msn {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     notebooks = argparse.ArgumentParser(add_help=False)
     notebooks.add_argument("--notebooks", type=Path, metavar="DIR", help="where the notebooks are (./notebooks)")
@@ -44,6 +47,10 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("list", parents=[notebooks], help="list the notebooks")
     command.add_argument("-v", "--verbose", action="store_true", help="with their parameters")
     command.set_defaults(function=_list)
+
+    command = commands.add_parser("copy", parents=[notebooks], help="copy the notebooks, to read, run and change them")
+    command.add_argument("folder", type=Path, metavar="DIR", help="where to; it is made when absent")
+    command.set_defaults(function=_copy)
 
     command = commands.add_parser("run", parents=[notebooks, out], help="run notebooks; finished runs are skipped")
     command.add_argument("notebook", nargs="*", metavar="NOTEBOOK", help="number or name; all numbered ones if none")
@@ -102,11 +109,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _notebooks_folder(given: Path | None) -> Path:
-    """Return the folder asked for, else ``notebooks`` here, else that of the source tree msnlib is installed from."""
+    """Return the folder asked for, else ``notebooks`` here, else those installed with msnlib or of its source tree."""
     if given is not None:
         return given
-    here = Path("notebooks")
-    return here if here.is_dir() else CHECKOUT / "notebooks"
+    here, installed = Path("notebooks"), PACKAGE / "notebooks"
+    return next((folder for folder in (here, installed) if folder.is_dir()), CHECKOUT / "notebooks")
 
 
 def _title(path: Path) -> str:
@@ -119,6 +126,20 @@ def _title(path: Path) -> str:
     return ""
 
 
+def _copy(arguments: argparse.Namespace) -> int:
+    paths = find_notebooks(_notebooks_folder(arguments.notebooks))
+    for path in paths:
+        target = arguments.folder / path.name
+        if target.exists() and target.read_bytes() != path.read_bytes():
+            raise UsageError(f"{target} is there already, and is another one; choose another folder")
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        with replacing(arguments.folder / path.name) as part:
+            part.write_bytes(path.read_bytes())
+    print(f"{len(paths)} notebooks of {paths[0].parent} are in {arguments.folder}")
+    return 0
+
+
 def _list(arguments: argparse.Namespace) -> int:
     paths = find_notebooks(_notebooks_folder(arguments.notebooks))
     width = max(len(path.stem) for path in paths)
@@ -128,6 +149,7 @@ def _list(arguments: argparse.Namespace) -> int:
             for name, item in declared(path).items():
                 written = item.annotation or getattr(item.kind, "__name__", "")
                 print(f"    {name}: {written} = {item.default!r}  {item.comment}".rstrip())
+    print(f"in {paths[0].parent.resolve()}")
     return 0
 
 
@@ -183,9 +205,12 @@ def _sweep(arguments: argparse.Namespace) -> int:
         outcomes = run_on_cluster(jobs, arguments.out, arguments.scheduler, timeout=arguments.timeout)
     else:
         outcomes = run_jobs(jobs, arguments.out, arguments.jobs, timeout=arguments.timeout)
-    failed = _follow(outcomes, len(jobs))
-    code = _say_failures(failed)
-    print(f"{len(jobs) - len(failed)} of {len(jobs)} runs are done; 'msn report --out {arguments.out}' has the results")
+    try:
+        code = _say_failures(_follow(outcomes, len(jobs)))
+    finally:  # a cluster may be lost on the way
+        done = sum(job.done(arguments.out) is not None for job in jobs)
+        if done or arguments.out.is_dir():
+            print(f"{done} of {len(jobs)} runs are done; 'msn report --out {arguments.out}' has the results")
     return code
 
 
@@ -284,9 +309,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code: 0; 1 when a run failed or there is nothing to report; 2 for what
     cannot be done as asked; 130 after Ctrl-C.
     """
+    with redirect_stdout(_Pipe(sys.stdout)), redirect_stderr(_Pipe(sys.stderr)):
+        return _main(argv)
+
+
+class _Pipe:
+    """A stream that goes on without its reader: ``msn run | head`` makes all runs and writes every file."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        return self._unless_closed(self._stream.write, text) or len(text)
+
+    def flush(self) -> None:
+        self._unless_closed(self._stream.flush)
+
+    def _unless_closed(self, function: Callable[..., Any], *arguments: str) -> Any:
+        try:
+            return function(*arguments)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            return None
+
+
+def _main(argv: Sequence[str] | None) -> int:
     try:
         arguments = _parser().parse_args(argv)
-        return arguments.function(arguments)
+        code = arguments.function(arguments)
+        sys.stdout.flush()
+        return code
     except UsageError as error:
         print(f"msn: {error}", file=sys.stderr)
         return 2

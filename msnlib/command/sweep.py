@@ -11,20 +11,21 @@ There may be several ``[[runs]]``. ``[margins]`` belongs to `msnlib.lab.claim`.
 
 import itertools
 import json
+import os
 import time
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
+from filelock import FileLock, Timeout
 
 from msnlib.command.jobs import Job, choose_notebooks, parse_seeds, plan
 from msnlib.command.process import failed_folder
-from msnlib.command.runner import lock
+from msnlib.command.runner import lock, lock_path
 from msnlib.files import UsageError
 from msnlib.lab.notebooks import read_notebook
-from msnlib.lab.parameters import ParameterError
+from msnlib.lab.parameters import KIND_NAMES, ParameterError
 
 _KEYS = {"notebooks", "profiles", "seeds", "parameters"}
 
@@ -45,7 +46,7 @@ def read_sweep(path: Path, notebooks: Path, here: bool = False) -> list[Job]:
     """
     path = Path(path)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte-order mark
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -54,7 +55,7 @@ def read_sweep(path: Path, notebooks: Path, here: bool = False) -> list[Job]:
     if unknown:
         raise UsageError(f"{path} has {sorted(unknown)[0]!r}, but may have [[runs]] and [margins]")
     blocks = content.get("runs")
-    if not isinstance(blocks, list) or not blocks:
+    if not isinstance(blocks, list) or not blocks or not all(isinstance(block, dict) for block in blocks):
         raise UsageError(f"{path} has no [[runs]]")
     found: list[tuple[int, Job]] = []
     for block in blocks:
@@ -72,14 +73,14 @@ def _block(block: dict[str, Any], folder: Path, here: bool) -> list[tuple[int, J
         wrong = sorted(set(block) - _KEYS)
         problem = f"has {wrong[0]!r}" if wrong else "has no notebooks"
         raise UsageError(f"[[runs]] {problem}, but may have {', '.join(sorted(_KEYS))}")
-    paths = choose_notebooks(folder, [str(name) for name in _listed(block["notebooks"])])
-    profiles = _listed(block.get("profiles", "quick"))
+    paths = choose_notebooks(folder, [str(name) for name in _listed("notebooks", block["notebooks"], str, int)])
+    profiles = _listed("profiles", block.get("profiles", "quick"), str)
     seeds = block.get("seeds", "0")
-    seeds = parse_seeds(seeds if isinstance(seeds, str) else ",".join(map(str, _listed(seeds))))
+    seeds = parse_seeds(seeds if isinstance(seeds, str) else ",".join(map(str, _listed("seeds", seeds, int))))
     parameters = block.get("parameters", {})
     if not isinstance(parameters, dict):
         raise UsageError(f"parameters is {parameters!r}, but must be a table of names and values")
-    grid = [[(name, value) for value in _listed(values)] for name, values in parameters.items()]
+    grid = [[(name, value) for value in _listed(f"parameter {name}", values)] for name, values in parameters.items()]
     return [
         (seeds.index(job.seed), job)
         for profile, given in itertools.product(profiles, list(itertools.product(*grid)))
@@ -87,8 +88,15 @@ def _block(block: dict[str, Any], folder: Path, here: bool) -> list[tuple[int, J
     ]
 
 
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+def _listed(name: str, value: Any, *kinds: type) -> list[Any]:
+    """Return a value, or several in a list, each of one of the ``kinds``. Raises `UsageError` for anything else."""
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise UsageError(f"{name} is an empty list, so nothing would run")
+    if kinds and not all(type(item) in kinds for item in values):
+        named = " or ".join(KIND_NAMES[kind] for kind in kinds)
+        raise UsageError(f"{name} is {value!r}, but must be of type {named}, or a list of them")
+    return values
 
 
 @dataclass(frozen=True)
@@ -117,16 +125,31 @@ def state(job: Job, out: Path) -> State:
 
 
 def _held(job: Job, out: Path) -> bool:
-    if not (Path(out) / ".locks").is_dir():
-        return False
-    found = lock(job, Path(out))
-    if not Path(found.lock_file).exists():
+    """Whether someone runs the job. Nothing is made or written: the folder may be another user's."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where a lock that is held cannot even be opened
+        return lock_path(job, Path(out)).exists() and not _free(lock(job, Path(out)))
+    path = lock_path(job, Path(out))
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # no one has run it, or no one may look
         return False
     try:
-        with found.acquire(timeout=0):
-            return False
-    except Timeout:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
         return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _free(found: FileLock) -> bool:
+    try:
+        with found.acquire(timeout=0):
+            return True
+    except Timeout:
+        return False
 
 
 def _progress(job: Job, path: Path) -> str:

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_sample_images, load_wine
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import Tensor
 
 from msnlib.data import readers
-from msnlib.data.readers import Arrays, Raw
+from msnlib.data.bundled import load_breast_cancer, load_diabetes, load_digits, load_sample_images, load_wine
+from msnlib.data.readers import Arrays, DataError, Raw
 from msnlib.task import Task
 
 Loader = Callable[[Path], Raw]
@@ -90,8 +90,11 @@ def load_task(name: str, limit: int | None = None, split_seed: int = 0, root: st
     if type(split_seed) is not int or not 0 <= split_seed < 2**32:
         raise ValueError(f"split_seed must be an integer from 0 to 2**32 - 1, not {split_seed!r}")
     dataset = _REGISTRY[name]
-    root = Path(root or os.environ.get("MSNLIB_DATA") or "~/.cache/msnlib").expanduser()
-    (x, y), (x_test, y_test), source = dataset.load(root)
+    root = Path() if dataset.bundled else _root(root)
+    try:
+        (x, y), (x_test, y_test), source = dataset.load(root)
+    except OSError as error:
+        raise DataError(f"{error.filename or root}: cannot be read: {error.strerror or error}") from None
     train, valid = _hold_out(y, split_seed, limit)
     parts = {"train": (x[train], y[train]), "valid": (x[valid], y[valid]), "test": (x_test[:limit], y_test[:limit])}
     encode_x = dataset.encode_x(parts["train"][0])
@@ -102,6 +105,14 @@ def load_task(name: str, limit: int | None = None, split_seed: int = 0, root: st
         **{part: (encode_x(a), encode_y(b)) for part, (a, b) in parts.items()},
         description="; ".join(filter(None, (dataset.description, source))),
     )
+
+
+def _root(given: str | Path | None) -> Path:
+    root = Path(given or os.environ.get("MSNLIB_DATA") or "~/.cache/msnlib")
+    try:
+        return root.expanduser()
+    except RuntimeError:  # a user without a home
+        raise DataError(f"{root}: there is no home folder; set MSNLIB_DATA to a folder of data") from None
 
 
 def _hold_out(y: np.ndarray, seed: int, limit: int | None = None) -> Arrays:

@@ -17,12 +17,24 @@ def read_notebook(path: Path) -> dict[str, Any]:
     """Return a notebook's JSON. Raises `ParameterError` when the file is missing or is no notebook."""
     try:
         notebook = json.loads(Path(path).read_text(encoding="utf-8"))
-        notebook["cells"]
     except OSError as error:
         raise ParameterError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError):
         raise ParameterError(f"{path} is not a notebook") from None
+    if not _is_notebook(notebook):
+        raise ParameterError(f"{path} is not a notebook")
     return notebook
+
+
+def _is_notebook(content: Any) -> bool:
+    cells = content.get("cells") if isinstance(content, dict) else None
+    return isinstance(cells, list) and all(
+        isinstance(cell, dict)
+        and isinstance(cell.get("cell_type"), str)
+        and isinstance(cell.get("metadata", {}), dict)
+        and (isinstance(cell.get("source"), str) or all(isinstance(line, str) for line in cell.get("source", [0])))
+        for cell in cells
+    )
 
 
 def source_of(cell: dict[str, Any]) -> str:
