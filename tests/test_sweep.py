@@ -370,19 +370,24 @@ def test_ctrl_c_ends_what_runs_on_the_workers(tmp_path, cluster):
     _until(lambda: _states(tmp_path) == ["waiting"] * 4)
 
 
+class _Silent(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
 def test_what_is_no_scheduler_is_one_line_within_fifteen_seconds(tmp_path, capsys, cluster):
     good_notebook(tmp_path / "nb", "01_a")
     run = ("sweep", _spec(tmp_path), "--notebooks", tmp_path / "nb", "--out", tmp_path / "out", "--scheduler")
     scheduler, start_worker = cluster
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Silent) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         web = f"tcp://127.0.0.1:{server.server_port}"
         for address in ("nonsense://", "tls://127.0.0.1:9", "127.0.0.1", web):
             start = time.monotonic()
             assert msn(*run, address) == 2
             assert time.monotonic() - start < 15
-            lines = [line for line in capsys.readouterr().err.splitlines() if "HTTP" not in line]  # the server's own
-            assert lines[0].startswith(f"msn: no Dask scheduler answers at {address}: ") and len(lines) == 1, lines
+            error = capsys.readouterr().err
+            assert error.startswith(f"msn: no Dask scheduler answers at {address}: ") and error.count("\n") == 1
         server.shutdown()
 
 
@@ -412,6 +417,25 @@ def test_a_worker_without_msnlib_is_one_line(tmp_path, capsys, cluster):
     assert printed.splitlines()[-1].startswith("0 of 2 runs are done; ")
 
 
+def test_a_killed_scheduler_ends_a_sweep_with_one_line_and_what_was_done(tmp_path, cluster):
+    address, start_worker = cluster
+    start_worker()
+    _waiting_notebook(tmp_path)
+    spec = str(_spec(tmp_path))
+    run = ("sweep", spec, "--out", "out", "--scheduler", address)
+    driver = _driver(tmp_path, *run, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    kernels = _until(lambda: _started(tmp_path))
+    (scheduler,) = (child for child in psutil.Process().children() if "scheduler" in child.cmdline())
+    scheduler.kill()
+    printed, errors = (text.decode() for text in driver.communicate(timeout=40))
+    assert driver.returncode == 2, (printed, errors)
+    said = [line for line in errors.splitlines() if "run/s]" not in line]  # the bar
+    assert said == [f"msn: the scheduler {address} does not answer any more"], errors
+    assert printed.splitlines()[-1].startswith("0 of 2 runs are done; ")
+    (tmp_path / "go").touch()
+    assert all(ended(kernel) for kernel in kernels)
+
+
 def test_a_byte_order_mark_is_no_matter(tmp_path):
     good_notebook(tmp_path / "nb", "01_a")
     path = _spec(tmp_path)
@@ -433,6 +457,26 @@ def test_status_of_a_folder_that_one_may_only_read_changes_nothing(tmp_path, cap
         assert sorted(out.rglob("*")) == before and lock.stat().st_mode & 0o777 == 0o444
     assert state(job, out).name == "waiting"
     lock.parent.chmod(0o755)
+
+
+def test_report_and_verify_of_a_folder_that_one_may_only_read(tmp_path, capsys, monkeypatch):
+    good_notebook(tmp_path / "nb", "01_a")
+    out, where = tmp_path / "out", ("--notebooks", tmp_path / "nb")
+    assert msn("run", 1, *where, "--out", out) == 0
+    before, shown = files(out), (out / "table.md").read_text().partition("\n\n")[2]
+    write = Path.write_text
+
+    def refuse(path, *arguments, **options):
+        if out in path.parents:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return write(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    capsys.readouterr()
+    assert msn("report", "--out", out) == 0
+    assert capsys.readouterr() == (shown, f"msn: {out / 'table.md'}: Permission denied; the table is only shown\n")
+    assert msn("verify", out / "01_a/quick-seed0", *where) == 0
+    assert files(out) == before
 
 
 def test_what_one_user_makes_is_open_to_whoever_the_folder_is_open_to(tmp_path, capsys):

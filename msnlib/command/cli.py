@@ -1,6 +1,7 @@
 """The command ``msn``: list and run the notebooks, sweep, check, report; and the problem sets of a course."""
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -249,7 +250,8 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from msnlib.lab.report import EmptyReport, write_report
+    from msnlib.lab.records import read_records
+    from msnlib.lab.report import EmptyReport, format_table, report_table, write_report
 
     try:
         print(write_report(arguments.out), end="")
@@ -260,6 +262,11 @@ def _report(arguments: argparse.Namespace) -> int:
     except EmptyReport as error:
         print(f"msn: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or getattr(arguments, "readme", None):
+            raise
+        print(format_table(report_table(read_records(arguments.out))), end="")
+        print(f"msn: {error.filename}: {error.strerror}; the table is only shown", file=sys.stderr)
     return 0
 
 

@@ -1,10 +1,13 @@
 """Runs on the workers of a Dask cluster, which see the same files as the driver: notebooks, output folder and data."""
 
 import asyncio
+import logging
 import os
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,50 +34,63 @@ def run_on_cluster(
     whenever that happens, when there has been no worker for ten seconds, or one cannot import msnlib.
     """
     try:
-        from distributed import Client, Event, Future, wait
+        from distributed import Client, Event
     except ImportError:
         raise UsageError("--scheduler needs distributed: pip install 'msnlib[cluster]'") from None
     out = prepare(out).resolve()
     _ask_scheduler(scheduler)
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what is wrong is said in one line, below
     client = Client(scheduler, timeout=f"{_ANSWER_SECONDS}s", set_as_default=False)
     name = f"msn-{uuid.uuid4().hex}"
     stop = Event(name, client=client)
+    data = os.environ.get("MSNLIB_DATA")
+    common = (out, force, timeout, name, msnlib.__version__, data and os.path.abspath(data))
     try:
-        futures: dict[Future, Job] = {}
-        waiting = iter(jobs)
-        workers = _Workers(client, scheduler)
-        while True:
-            # Dask hands out what is queued in any order, so no more is sent than there are threads to run it.
-            room = workers.threads() - len(futures)
-            while room > 0 and (job := next(waiting, None)) is not None:
-                outcome = None if force else skipped(job, out)
-                if outcome is not None:
-                    yield outcome
-                    continue
-                data = os.environ.get("MSNLIB_DATA")
-                arguments = (job, out, force, timeout, name, msnlib.__version__, data and os.path.abspath(data))
-                futures[client.submit(_on_worker, *arguments, key=f"{job} {name}", pure=False)] = job
-                room -= 1
-            if not futures:
-                if room > 0:
-                    return
-                time.sleep(_ASK_SECONDS)  # no worker yet
-                continue
-            try:
-                with client.as_current():
-                    ended = wait(list(futures), timeout=_ASK_SECONDS, return_when="FIRST_COMPLETED").done
-            except TimeoutError:  # a worker may have joined
-                continue
-            for future in ended:
-                job, error = futures.pop(future), future.exception()
-                if error is None:
-                    yield future.result()
-                else:  # KilledWorker, or what cannot be sent: a run's own errors come as outcomes
-                    note = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-                    yield Outcome(job, "failed", failed_folder(out / job.folder), note=note)
+        yield from _drive(client, jobs, common, _Workers(client, scheduler))
+    except (OSError, CancelledError) as error:  # no one here cancels a run
+        if getattr(error, "filename", None) is not None:  # of a file of ours
+            raise
+        raise UsageError(f"the scheduler {scheduler} does not answer any more") from None
     finally:
-        stop.set()
+        with suppress(OSError):
+            stop.set()
         client.close()
+
+
+def _drive(client: Any, jobs: Sequence[Job], common: tuple, workers: "_Workers") -> Iterator[Outcome]:
+    """Hand out the jobs in order and yield what becomes of them; ``common`` is what `_on_worker` takes besides."""
+    from distributed import Future, wait
+
+    out, force, _, name, *_ = common
+    futures: dict[Future, Job] = {}
+    waiting = iter(jobs)
+    while True:
+        # Dask hands out what is queued in any order, so no more is sent than there are threads to run it.
+        room = workers.threads() - len(futures)
+        while room > 0 and (job := next(waiting, None)) is not None:
+            outcome = None if force else skipped(job, out)
+            if outcome is not None:
+                yield outcome
+                continue
+            futures[client.submit(_on_worker, job, *common, key=f"{job} {name}", pure=False)] = job
+            room -= 1
+        if not futures and room > 0:
+            return
+        if not futures:
+            time.sleep(_ASK_SECONDS)  # no worker yet
+            continue
+        try:
+            with client.as_current():
+                ended = wait(list(futures), timeout=_ASK_SECONDS, return_when="FIRST_COMPLETED").done
+        except TimeoutError:  # a worker may have joined
+            continue
+        for future in ended:
+            job, error = futures.pop(future), future.exception()
+            if error is None:
+                yield future.result()
+            else:  # KilledWorker, or what cannot be sent: a run's own errors come as outcomes
+                note = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                yield Outcome(job, "failed", failed_folder(out / job.folder), note=note)
 
 
 def _ask_scheduler(address: str) -> None:
