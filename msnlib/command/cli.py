@@ -2,18 +2,18 @@
 
 import argparse
 import errno
-import os
 import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from msnlib import __version__
 from msnlib.command.jobs import choose_notebooks, find_notebooks, parse_seeds, plan
+from msnlib.command.pipe import Pipe
 from msnlib.command.process import Outcome
 from msnlib.command.runner import run_jobs
 from msnlib.command.sweep import read_sweep, state
@@ -316,31 +316,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code: 0; 1 when a run failed or there is nothing to report; 2 for what
     cannot be done as asked; 130 after Ctrl-C.
     """
-    with redirect_stdout(_Pipe(sys.stdout)), redirect_stderr(_Pipe(sys.stderr)):
+    with redirect_stdout(Pipe(sys.stdout)), redirect_stderr(Pipe(sys.stderr)):
         return _main(argv)
-
-
-class _Pipe:
-    """A stream that goes on without its reader: ``msn run | head`` makes all runs and writes every file."""
-
-    def __init__(self, stream: Any):
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        return self._unless_closed(self._stream.write, text) or len(text)
-
-    def flush(self) -> None:
-        self._unless_closed(self._stream.flush)
-
-    def _unless_closed(self, function: Callable[..., Any], *arguments: str) -> Any:
-        try:
-            return function(*arguments)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-            return None
 
 
 def _main(argv: Sequence[str] | None) -> int:
