@@ -30,16 +30,15 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(UV) pip install --quiet --python $(VENV)/bin/python --no-deps -e .
 	@touch $@
 
-# Notebooks are compared with the outputs they were committed with, so they must not see the caller's Jupyter settings.
+# Notebooks are compared with the outputs they were committed with, so they must not see the caller's settings.
 CLEAN = scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
-	export OMP_WAIT_POLICY=PASSIVE PYTHONHASHSEED=0 MSNLIB_RECORDS="$$scratch/records" IPYTHONDIR="$$scratch/ipython" \
-	  JUPYTER_CONFIG_DIR="$$scratch/jupyter" JUPYTER_DATA_DIR="$$scratch/jupyter" && unset MSNLIB_REPORTS
+	env -u PYTHONOPTIMIZE -u PYTHONWARNINGS $(VENV)/bin/python -m msnlib.command.environment "$$scratch" $(VENV)/bin/python
 
 test: $(INSTALLED) ## run the tests, and every notebook against its committed outputs
-	@$(CLEAN) && $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile
+	@$(CLEAN) -m pytest -n $(JOBS) --dist loadfile
 
 notebooks: $(INSTALLED) ## re-make the outputs committed with the notebooks (read the changes before you commit them)
-	@$(CLEAN) && $(VENV)/bin/python -m nbconvert --to notebook --execute --inplace --log-level WARN \
+	@$(CLEAN) -m nbconvert --to notebook --execute --inplace --log-level WARN \
 	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.kernel_name=python3 notebooks/*.ipynb
 
 reproduce: $(INSTALLED) ## run every notebook in the quick profile into runs/ and print the table

@@ -1,27 +1,10 @@
-"""Small things that the tests of the core share. But for nbval's kernels, nothing applies to whoever does not ask."""
+"""Small things that the tests of the core share. Nothing applies to whoever does not ask."""
 
-import tempfile
-import uuid
-from pathlib import Path
-
-import nbval.kernel
 import pytest
 import torch
-from jupyter_client.manager import KernelManager
 
 from msnlib import Task, dense_network, seed_everything, tasks
 from msnlib.seeding import stream
-
-
-class FileKernelManager(KernelManager):
-    """Its kernels listen at files, as those of ``msn run``: of two that start together one may lose its port."""
-
-    def __init__(self, **options):
-        file = Path(tempfile.gettempdir()) / f"nbval-{uuid.uuid4().hex[:12]}.json"
-        super().__init__(transport="ipc", connection_file=str(file), **options)
-
-
-nbval.kernel.KernelManager = FileKernelManager
 
 
 @pytest.fixture

@@ -466,7 +466,7 @@ def test_a_problem_set_says_what_a_student_must_know_and_declares_its_parameters
     for heading in ("You will be able to", "Before you start", "Time", "What the pictures should look like"):
         assert f"**{heading}" in opening, heading
     parameters = declared(SOURCES / name / f"{name}.ipynb")
-    assert "seed" in parameters and all(parameter.meaning for parameter in parameters.values())
+    assert "seed" in parameters and all(parameter.comment for parameter in parameters.values())
     assert all(cell["outputs"] == [] for cell in notebook["cells"] if cell["cell_type"] == "code")
 
 

@@ -1,5 +1,6 @@
 """Datasets: splits, scaling, and what happens to data that is missing or damaged. No test uses the network."""
 
+import errno
 import hashlib
 import os
 import random
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_sample_images, load_wine
 
-from msnlib.data import readers
+from msnlib.data import bundled, readers
 from msnlib.data import registry as data
 from msnlib.data.readers import DataError
 from msnlib.data.registry import datasets, load_task
@@ -328,7 +329,14 @@ def write_boston(root, lines):
     return path
 
 
-def test_boston_has_the_split_of_keras_and_scales_by_its_training_part(tmp_path, float64):
+@pytest.fixture
+def made_boston(monkeypatch):
+    """Make the table made by hand the one to be expected."""
+    values = np.array([[float(cell.strip('"')) for cell in line.split(",")] for line in boston_lines()[1:]])
+    monkeypatch.setattr(readers, "_BOSTON_SHA256", hashlib.sha256(values.tobytes()).hexdigest())
+
+
+def test_boston_has_the_split_of_keras_and_scales_by_its_training_part(tmp_path, float64, made_boston):
     write_boston(tmp_path, boston_lines())
     keras = np.arange(506)
     np.random.RandomState(113).shuffle(keras)
@@ -352,14 +360,14 @@ def test_boston_has_the_split_of_keras_and_scales_by_its_training_part(tmp_path,
     assert outside > 0  # in some split the validation part has the extreme, and the scaler did not see it
 
 
-def test_boston_is_the_same_again_and_touches_no_global_random_state(tmp_path):
+def test_boston_is_the_same_again_and_touches_no_global_random_state(tmp_path, made_boston):
     write_boston(tmp_path, boston_lines())
     before, first = states(), load_task("boston", root=tmp_path)
     assert states() == before
     assert same(first, load_task("boston", root=tmp_path))
 
 
-def test_root_comes_from_the_environment(tmp_path, monkeypatch):
+def test_root_comes_from_the_environment(tmp_path, monkeypatch, made_boston):
     write_boston(tmp_path, boston_lines())
     monkeypatch.setenv("MSNLIB_DATA", str(tmp_path))
     assert len(load_task("boston").test[0]) == 102
@@ -374,6 +382,37 @@ def test_a_missing_boston_table_is_an_error_that_says_where_to_get_it(tmp_path, 
         load_task("boston", root=tmp_path)
     assert str(error.value).startswith(f"{tmp_path / 'boston' / 'BostonHousing.csv'} not found: ")
     assert "\n" not in str(error.value) and requests == []
+
+
+@pytest.mark.parametrize("name", ["boston", "mnist", "imdb", "cifar10", "utkface_age"])
+def test_what_may_not_be_read_is_a_data_error(tmp_path, monkeypatch, requests, name):
+    def refuse(path, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    for method in ("is_file", "is_dir", "glob"):
+        monkeypatch.setattr(Path, method, refuse)
+    with pytest.raises(DataError, match="^/.*: cannot be read: Permission denied$"):
+        load_task(name, root=tmp_path)
+
+
+def test_bundled_data_needs_no_home_and_other_data_says_that_there_is_none(monkeypatch):
+    def homeless(_):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("MSNLIB_DATA", raising=False)
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    assert len(load_task("wine").test[0]) == 36
+    with pytest.raises(DataError, match="^~/.cache/msnlib: there is no home folder; set MSNLIB_DATA"):
+        load_task("boston")
+
+
+@pytest.mark.parametrize("name", bundled.SHA256)
+def test_bundled_data_is_checked_by_content(monkeypatch, name):
+    monkeypatch.setitem(bundled.SHA256, name, "0" * 64)
+    uses = {"digits": "digits_words", "china": "photo_patches", "flower": "photo_patches"}
+    task = uses.get(name.partition(".")[0]) or name.replace("_data", "").replace("_raw", "").replace("_target", "")
+    with pytest.raises(DataError, match=rf"{name}: damaged, or another version of the data: found SHA-256 "):
+        load_task(task.partition(".")[0])
 
 
 def edit(line, old, new):
@@ -394,10 +433,12 @@ def edit(line, old, new):
         (edit(3, "7,", "seven,"), "found 506 rows x 14 columns, the last 'medv', 1 cells"),
         (edit(0, "medv", "cmedv"), "found 506 rows x 14 columns, the last 'cmedv', 0 cells"),
         (edit(9, "7,", "7,7,"), "cannot be read as CSV: "),
+        (edit(9, ",7,", ",7.0000001,"), "damaged, or another table: found SHA-256 "),
+        (lambda lines: [lines[0], *lines[:1:-1], lines[1]], "damaged, or another table: found SHA-256 "),
         (lambda lines: [], "cannot be read as CSV: "),
     ],
 )
-def test_a_damaged_boston_table_is_named_and_not_used(tmp_path, damage, found):
+def test_a_damaged_boston_table_is_named_and_not_used(tmp_path, made_boston, damage, found):
     path = write_boston(tmp_path, damage(boston_lines()))
     with pytest.raises(DataError) as error:
         load_task("boston", root=tmp_path)

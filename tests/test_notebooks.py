@@ -14,7 +14,7 @@ import papermill
 import pytest
 
 from msnlib.lab.notebooks import declared, parameter_cells, read_notebook, source_of
-from msnlib.lab.parameters import PARAMETERS, check
+from msnlib.lab.parameters import PROFILES, check
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -47,10 +47,27 @@ def test_parameters_are_typed_commented_literals(path):
 
 
 @every_notebook
-def test_defaults_are_of_their_type_and_allowed(path):
-    for name, parameter in declared(path).items():
-        value = check(name, parameter.default, parameter.default)
-        assert value is None or type(value) is (PARAMETERS[name].kind if name in PARAMETERS else parameter.kind)
+def test_every_parameter_has_a_range_and_every_default_is_in_it(path):
+    own = declared(path)
+    assert [name for name, item in own.items() if not item.range and item.kind is not bool] == []
+    assert set(own["profile"].choices) == set(PROFILES)
+    for profile in PROFILES:
+        check(own, {"profile": profile})
+
+
+@every_notebook
+def test_a_run_checks_and_records_every_parameter_before_any_other_cell_works(path):
+    """The cells before the run import and define; the run's configuration has every parameter by its own name."""
+    before = []
+    for cell in _code(path):
+        statements = ast.parse(source_of(cell)).body
+        calls = [s for s in statements if isinstance(s, ast.Assign) and ast.unparse(s.value).startswith(("Run(", "start("))]
+        if calls:
+            break
+        before += statements
+    assert all(isinstance(s, ast.AnnAssign | ast.Import | ast.ImportFrom | ast.FunctionDef) for s in before)
+    given = {keyword.arg: ast.unparse(keyword.value) for keyword in calls[0].value.keywords}
+    assert {name: given.get(name) for name in declared(path)} == {name: name for name in declared(path)}
 
 
 @every_notebook

@@ -1,7 +1,12 @@
 """pyproject.toml, requirements.lock, environment.yml and the commands name the same things."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -82,3 +87,53 @@ def test_no_public_name_is_hidden_by_a_module_of_that_name():
 
     modules = {path.stem for path in Path(msnlib.__file__).parent.glob("*.py")}
     assert not modules & set(msnlib.__all__)
+
+
+def test_an_installation_without_a_checkout_runs_a_notebook_in_an_empty_folder(tmp_path):
+    """The wheel is unpacked, not installed: what it needs is there, and its folder comes first."""
+    tree, site, empty = (tmp_path / name for name in ("tree", "site", "empty"))
+    for folder in ("msnlib", "notebooks"):
+        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    build = f"from setuptools.build_meta import build_wheel; build_wheel({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=tree, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(site)
+    shipped = sorted(path.name for path in site.rglob("*.ipynb"))
+    assert shipped == sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))  # no answers, no problem sets
+    assert not (site / "notebooks").exists() and not (site / "tests").exists()
+
+    empty.mkdir()
+    environment = os.environ | {"PYTHONPATH": str(site)}
+
+    def msn(*arguments):
+        command = [sys.executable, "-m", "msnlib", *arguments]
+        done = subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert msn("list").splitlines()[-1] == f"in {site / 'msnlib' / 'notebooks'}"
+    assert msn("run", "1", "--out", "out").startswith("01_subnetworks_by_hand quick seed 0: done in ")
+    msn("copy", "notebooks")
+    assert msn("list").splitlines()[-1] == f"in {empty / 'notebooks'}"
+
+
+def test_a_job_of_the_workflow_is_another_user_another_language_and_another_path():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))["jobs"]
+    elsewhere = yaml.safe_dump(jobs["elsewhere"], allow_unicode=True)
+    for part in ("sudo -u someone", "LC_ALL=tr_TR.UTF-8", "with a space, and ümläuts", "/notebooks", "make test"):
+        assert part in elsewhere
+    assert jobs["tests"]["steps"][-1]["run"] == "make test"
+
+
+def test_every_promise_names_tests_that_exist():
+    page = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+    promises = re.findall(r"^\| (?!promise).* \| (.*) \|$", page, re.MULTILINE)
+    assert len(promises) > 30
+    for cell in promises:
+        named = re.findall(r"`(\w+)::(\w+)`", cell)
+        assert named, f"no test is named in {cell!r}"
+        for file, test in named:
+            source = (ROOT / "tests" / f"{file}.py").read_text(encoding="utf-8")
+            assert re.search(rf"^def {test}\(", source, re.MULTILINE), f"{file}.py has no {test}"

@@ -15,6 +15,7 @@ from tiny import PACKAGE, PARAMETERS, RECORD, ended, files, good_notebook, msn, 
 
 import msnlib
 from msnlib.command import runner
+from msnlib.command.environment import kernel_environment
 from msnlib.command.jobs import choose_notebooks, plan
 from msnlib.files import UsageError
 from msnlib.lab.notebooks import normalised
@@ -92,21 +93,22 @@ def test_list_shows_titles_and_parameters(tmp_path, capsys):
     write_notebook(tmp_path, "02_b")
     write_notebook(tmp_path, "01_longer", parameters="seed = 3")
     assert msn("list", "--notebooks", tmp_path) == 0
-    assert capsys.readouterr().out == "01_longer  About 01_longer\n02_b       About 02_b\n"
+    assert capsys.readouterr().out == f"01_longer  About 01_longer\n02_b       About 02_b\nin {tmp_path}\n"
     assert msn("list", "-v", "--notebooks", tmp_path) == 0
     assert capsys.readouterr().out.splitlines() == [
         "01_longer  About 01_longer",
-        "    seed: int = 3  seed of every random draw",
+        "    seed: int = 3",
         "02_b       About 02_b",
-        "    profile: str = 'quick'  size of the run",
+        "    profile: str = 'quick'  size of the run [quick, laptop, paper]",
         "    seed: int = 0  seed of every random draw",
-        "    device: str = 'cpu'  where the tensors live; auto takes a GPU when there is one",
-        "    density: float = 0.1  share of weights a task keeps",
+        "    device: str = 'cpu'  [device in devices]",
+        "    density: float = 0.1  share of weights a task keeps [0 < density <= 1]",
         "    width: int = 4  a parameter of this notebook only",
+        f"in {tmp_path}",
     ]
 
 
-_DENSITY = "but must be a number above 0, at most 1"
+_DENSITY = "but must be of type float"
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ _DENSITY = "but must be a number above 0, at most 1"
         (["-p", "densty", "1"], "01_a.ipynb has no parameter densty; it has profile, seed, device, density, width"),
         (["-p", "density", "12e4567"], f"01_a.ipynb: parameter density is '12e4567', {_DENSITY}"),
         (["-p", "density", "nan"], f"01_a.ipynb: parameter density is 'nan', {_DENSITY}"),
-        (["-p", "density", "1.5"], f"01_a.ipynb: parameter density is 1.5, {_DENSITY}"),
+        (["-p", "density", "1.5"], "01_a.ipynb: parameter density is 1.5, but must be such that 0 < density <= 1"),
         (["-p", "width", "0012"], "01_a.ipynb: parameter width is '0012', but must be of type int"),
         (["-p", "width", "3", "-p", "width", "4"], "parameter width is given 2 times"),
         (["-p", "extra", "1"], "01_a.ipynb has no parameter extra; it has profile, seed, device, density, width"),
@@ -147,8 +149,8 @@ def test_what_cannot_be_run_is_refused_before_any_kernel_starts(
         ({"parameters": "profile: str = 'quick'"}, "02_b.ipynb has no parameter seed; it has profile"),
         ({"parameters": "seed: int = 0"}, "02_b.ipynb has no parameter profile; it has seed"),
         (
-            {"parameters": PARAMETERS + "\ntasks: int = 0"},
-            "02_b.ipynb: parameter tasks is 0, but must be a whole number, at least 1",
+            {"parameters": PARAMETERS + "\ntasks: int = 0  # [tasks >= 1]"},
+            "02_b.ipynb: parameter tasks is 0, but must be such that tasks >= 1",
         ),
     ],
 )
@@ -338,3 +340,112 @@ def test_a_kernel_takes_no_port_that_another_could_take_first(tmp_path, capsys):
     check = "import ipykernel\nassert ipykernel.get_connection_info(unpack=True)['transport'] == 'ipc'"
     write_notebook(tmp_path / "notebooks", "01_a", PACKAGE, check, RECORD.replace("NAME", "'01_a'"))
     assert msn("run", "--notebooks", tmp_path / "notebooks", "--out", tmp_path / "out") == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "[]",
+        lambda text: '{"cells": [1]}',
+        lambda text: '{"cells": [{"cell_type": "code", "metadata": {}}]}',
+        lambda text: text.replace('"metadata": {"tags"', '"metadata": 3, "other": {"tags"'),
+        lambda text: "[" * 100_000,
+    ],
+)
+def test_a_half_saved_notebook_is_one_line(tmp_path, capsys, no_process, damage):
+    path = good_notebook(tmp_path / "notebooks", "01_a")
+    path.write_text(damage(path.read_text()))
+    for command in (["list", "-v"], ["run", 1, "--out", tmp_path / "out"]):
+        assert msn(*command, "--notebooks", tmp_path / "notebooks") == 2
+        assert capsys.readouterr().err == f"msn: {path} is not a notebook\n"
+
+
+def test_a_copy_that_an_editor_left_is_refused_but_by_its_name(tmp_path, capsys, no_process):
+    path = good_notebook(tmp_path / "notebooks", "01_a")
+    shutil.copy(path, path.with_name("01_a-Copy1.ipynb"))
+    for asked in ([], [1]):
+        assert msn("run", *asked, "--notebooks", path.parent, "--out", tmp_path / "out") == 2
+        error = capsys.readouterr().err
+        assert error.startswith("msn: 01_a-Copy1.ipynb and 01_a.ipynb") and "have the same number" in error
+    assert [found.stem for found in choose_notebooks(path.parent, ["01_a"])] == ["01_a"]
+
+
+def test_a_closed_pipe_loses_no_file_and_says_nothing(tmp_path):
+    good_notebook(tmp_path / "notebooks", "01_a")
+    good_notebook(tmp_path / "notebooks", "02_b")
+    command = f"{PACKAGE}\nfrom msnlib.command.cli import main\nsys.exit(main(sys.argv[1:]))"
+    driver = subprocess.Popen(
+        [sys.executable, "-c", command, "run", "--out", "out", "--seeds", "1"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    driver.stdout.close()  # as head does
+    assert driver.communicate(timeout=120)[1] == "" and driver.returncode == 0
+    made = [name for number in ("01_a", "02_b") for name in (f"{number}/quick-seed1/record.json",)]
+    assert {*made, "records.csv", "table.md"} <= set(files(tmp_path / "out"))
+
+
+def test_notebooks_are_copied_whole_and_nothing_is_overwritten(tmp_path, capsys):
+    path = good_notebook(tmp_path / "notebooks", "01_a")
+    for _ in range(2):
+        assert msn("copy", tmp_path / "mine", "--notebooks", path.parent) == 0
+    assert (tmp_path / "mine/01_a.ipynb").read_bytes() == path.read_bytes()
+    (tmp_path / "mine/01_a.ipynb").write_text("my work")
+    assert msn("copy", tmp_path / "mine", "--notebooks", path.parent) == 2
+    assert "01_a.ipynb is there already, and is another one" in capsys.readouterr().err
+    assert (tmp_path / "mine/01_a.ipynb").read_text() == "my work"
+
+
+def test_the_version_is_said(capsys):
+    with pytest.raises(SystemExit) as ended:
+        msn("--version")
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"msn {msnlib.__version__}\n")
+
+
+def test_the_caller_changes_neither_outputs_nor_assertions(tmp_path, capsys, monkeypatch):
+    """A home that cannot be written, settings of matplotlib, filters, a language: a run sees none of them."""
+    show = """import locale, os, sys, warnings
+import matplotlib
+print(__debug__, sys.flags.optimize, sys.warnoptions, os.environ.get("FOREIGN"), locale.getlocale())
+print(os.path.isdir(os.path.expanduser("~")), matplotlib.rcParams["lines.linewidth"])"""
+    write_notebook(tmp_path / "notebooks", "01_a", PACKAGE, show, RECORD.replace("NAME", "'01_a'"))
+    outputs = []
+    settings = tmp_path / "settings"
+    settings.mkdir()
+    (settings / "matplotlibrc").write_text("lines.linewidth: 77\nlines.wrong: 3\n")
+    foreign = {
+        "HOME": str(tmp_path / "none"),
+        "MPLCONFIGDIR": str(settings),
+        "MATPLOTLIBRC": str(settings),
+        "XDG_CONFIG_HOME": str(settings),
+        "PYTHONWARNINGS": "error",
+        "PYTHONOPTIMIZE": "2",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "LC_ALL": "C",
+        "FOREIGN": "seen",
+        "MSNLIB_RECORDS": "/none",
+    }
+    for environment in ({}, foreign):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        out = tmp_path / f"out{len(outputs)}"
+        assert msn("run", 1, "--notebooks", tmp_path / "notebooks", "--out", out) == 0, capsys.readouterr().err
+        notebook = json.loads((out / "01_a/quick-seed0/01_a.ipynb").read_text())
+        outputs.append([cell["outputs"] for cell in notebook["cells"] if "outputs" in cell])
+    assert outputs[0] == outputs[1]
+    assert outputs[0][3][0]["text"][0].startswith("True 0 [] None ") and "True 1.5" in outputs[0][3][0]["text"][1]
+
+
+def test_make_test_runs_in_the_same_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("FOREIGN", "seen")
+    monkeypatch.setenv("MSNLIB_DATA", "data")
+    show = "import json, os; print(json.dumps(dict(os.environ)))"
+    command = [sys.executable, "-m", "msnlib.command.environment", str(tmp_path), sys.executable, "-c", show]
+    seen = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert "FOREIGN" not in seen and seen["MSNLIB_DATA"] == str(Path("data").resolve())
+    assert {name: seen[name] for name in kernel_environment(tmp_path)} == kernel_environment(tmp_path)
+    assert '-m msnlib.command.environment "$$scratch"' in (Path(__file__).parent.parent / "Makefile").read_text()

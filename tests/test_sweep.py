@@ -1,8 +1,10 @@
 """``msn sweep``, ``msn status`` and ``msn verify`` on tiny notebooks, with real processes and a real Dask cluster."""
 
 import errno
+import http.server
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -110,13 +112,26 @@ def test_the_first_seed_of_everything_comes_before_the_second(tmp_path):
         ("[[run]]\nnotebooks = 1", "has 'run', but may have [[runs]], [margins] and [claim]"),
         ("[[runs]]\nnotebooks = 7", "no notebook 7 in"),
         ("[[runs]]\nnotebooks = 1\nseeds = '3-1'", "seeds are '3-1', but must be like"),
-        ("[[runs]]\nnotebooks = 1\nseeds = [1.5]", "seeds are '1.5', but must be like"),
+        ("[[runs]]\nnotebooks = 1\nseeds = [1.5]", "seeds is [1.5], but must be of type int, or a list of them"),
         ("[[runs]]\nnotebooks = 1\nprofiles = 'huge'", "parameter profile is 'huge', but must be one of paper"),
         ("[[runs]]\nnotebooks = 1\nparameters = 3", "parameters is 3, but must be a table"),
         ("[[runs]]\nnotebooks = 1\nparameters = { density = [0.1, 2] }", "parameter density is 2.0, but must be"),
         ("[[runs]]\nnotebooks = 1\nparameters = { densty = 1 }", "01_a.ipynb has no parameter densty; it has"),
         ("[[runs]]\nnotebooks = 1\nparameters = { width = true }", "parameter width is True, but must be of type int"),
         ("[[runs]\n", "Expected"),
+        ("runs = [1, 2]", "has no [[runs]]"),
+        ("runs = []", "has no [[runs]]"),
+        ("[[runs]]\nnotebooks = []", "notebooks is an empty list, so nothing would run"),
+        ("[[runs]]\nnotebooks = true", "notebooks is True, but must be of type str or int, or a list of them"),
+        ("[[runs]]\nnotebooks = { a = 1 }", "notebooks is {'a': 1}, but must be of type str or int"),
+        ("[[runs]]\nnotebooks = 1\nprofiles = []", "profiles is an empty list"),
+        ("[[runs]]\nnotebooks = 1\nprofiles = 3", "profiles is 3, but must be of type str"),
+        ("[[runs]]\nnotebooks = 1\nseeds = []", "seeds is an empty list"),
+        ("[[runs]]\nnotebooks = 1\nseeds = [-1]", "seeds are '-1', but must be like"),
+        ("[[runs]]\nnotebooks = 1\nparameters = []", "parameters is [], but must be a table"),
+        ("[[runs]]\nnotebooks = 1\nparameters = { density = [] }", "parameter density is an empty list"),
+        ("[[runs]]\nnotebooks = 1\nparameters = { density = {} }", "parameter density is {}, but must be of type"),
+        ("[[runs]]\nnotebooks = 1\nparameters = { density = 1979-05-27 }", "but must be of type float"),
     ],
 )
 def test_a_wrong_file_is_one_line_that_names_it(tmp_path, capsys, text, message):
@@ -311,10 +326,10 @@ def cluster(tmp_path):
     pytest.importorskip("distributed")
     processes = []
 
-    def start(*arguments):
+    def start(*arguments, **environment):
         log = (tmp_path / f"dask-{len(processes)}.log").open("w")
         command = [sys.executable, "-m", "dask", *arguments]
-        processes.append(subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log))
+        processes.append(subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, env=os.environ | environment))
         return processes[-1]
 
     at = tmp_path / "scheduler.json"
@@ -322,7 +337,7 @@ def cluster(tmp_path):
     _until(at.exists)
     address = _until(lambda: at.read_text() and json.loads(at.read_text())["address"])
     options = ("--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1", "--no-nanny")
-    yield address, lambda: start("worker", address, *options)
+    yield address, lambda **environment: start("worker", address, *options, **environment)
     for process in reversed(processes):
         process.kill()
         process.wait()
@@ -370,14 +385,128 @@ def test_ctrl_c_ends_what_runs_on_the_workers(tmp_path, cluster):
     _until(lambda: _states(tmp_path) == ["waiting"] * 4)
 
 
-def test_a_scheduler_that_does_not_answer_is_one_line(tmp_path, capsys):
-    pytest.importorskip("distributed")
+class _Silent(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def test_what_is_no_scheduler_is_one_line_within_fifteen_seconds(tmp_path, capsys, cluster):
     good_notebook(tmp_path / "nb", "01_a")
-    for address in ("tcp://127.0.0.1:9", "nonsense://"):
-        run = ("sweep", _spec(tmp_path), "--notebooks", tmp_path / "nb", "--out", tmp_path / "out")
-        assert msn(*run, "--scheduler", address) == 2
-        error = capsys.readouterr().err
-        assert error.startswith(f"msn: no Dask scheduler answers at {address}") and error.count("\n") == 1
+    run = ("sweep", _spec(tmp_path), "--notebooks", tmp_path / "nb", "--out", tmp_path / "out", "--scheduler")
+    scheduler, start_worker = cluster
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Silent) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        web = f"tcp://127.0.0.1:{server.server_port}"
+        for address in ("nonsense://", "tls://127.0.0.1:9", "127.0.0.1", web):
+            start = time.monotonic()
+            assert msn(*run, address) == 2
+            assert time.monotonic() - start < 15
+            error = capsys.readouterr().err
+            assert error.startswith(f"msn: no Dask scheduler answers at {address}: ") and error.count("\n") == 1
+        server.shutdown()
+
+
+def test_a_scheduler_without_workers_is_one_line_and_what_was_done(tmp_path, capsys, cluster, monkeypatch):
+    monkeypatch.setattr("msnlib.command.cluster._ANSWER_SECONDS", 2.0)
+    good_notebook(tmp_path / "nb", "01_a")
+    common = ("--notebooks", tmp_path / "nb", "--out", tmp_path / "out")
+    assert msn("run", 1, *common) == 0
+    capsys.readouterr()
+    assert msn("sweep", _spec(tmp_path), *common, "--scheduler", cluster[0]) == 2
+    printed, error = capsys.readouterr()
+    assert error.splitlines()[-1] == f"msn: no worker at the scheduler {cluster[0]} for 2 s"
+    assert printed.splitlines()[-1].startswith("1 of 2 runs are done; ")
+
+
+def test_a_worker_without_msnlib_is_one_line(tmp_path, capsys, cluster):
+    address, start_worker = cluster
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    (nothing / "msnlib.py").write_text("raise ModuleNotFoundError(\"No module named 'msnlib'\")")
+    start_worker(PYTHONPATH=str(nothing))
+    good_notebook(tmp_path / "nb", "01_a")
+    run = ("sweep", _spec(tmp_path), "--notebooks", tmp_path / "nb", "--out", tmp_path / "out")
+    assert msn(*run, "--scheduler", address) == 2
+    printed, error = capsys.readouterr()
+    assert re.fullmatch(r"msn: worker tcp://.* cannot import msnlib: No module named 'msnlib'\n", error)
+    assert printed.splitlines()[-1].startswith("0 of 2 runs are done; ")
+
+
+def test_a_killed_scheduler_ends_a_sweep_with_one_line_and_what_was_done(tmp_path, cluster):
+    address, start_worker = cluster
+    start_worker()
+    _waiting_notebook(tmp_path)
+    spec = str(_spec(tmp_path))
+    run = ("sweep", spec, "--out", "out", "--scheduler", address)
+    driver = _driver(tmp_path, *run, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    kernels = _until(lambda: _started(tmp_path))
+    (scheduler,) = (child for child in psutil.Process().children() if "scheduler" in child.cmdline())
+    scheduler.kill()
+    printed, errors = (text.decode() for text in driver.communicate(timeout=40))
+    assert driver.returncode == 2, (printed, errors)
+    said = [line for line in errors.splitlines() if "run/s]" not in line]  # the bar
+    assert said == [f"msn: the scheduler {address} does not answer any more"], errors
+    assert printed.splitlines()[-1].startswith("0 of 2 runs are done; ")
+    (tmp_path / "go").touch()
+    assert all(ended(kernel) for kernel in kernels)
+
+
+def test_a_byte_order_mark_is_no_matter(tmp_path):
+    good_notebook(tmp_path / "nb", "01_a")
+    path = _spec(tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(read_sweep(path, tmp_path / "nb")) == 2
+
+
+def test_status_of_a_folder_that_one_may_only_read_changes_nothing(tmp_path, capsys):
+    _waiting_notebook(tmp_path)
+    (job, other) = read_sweep(_spec(tmp_path), tmp_path / "notebooks")
+    out = tmp_path / "out"
+    assert state(job, out).name == "waiting" and not out.exists()
+    with runner.lock(job, runner.prepare(out)):
+        before = sorted(out.rglob("*"))
+        lock = runner.lock_path(job, out)
+        lock.chmod(0o444)
+        lock.parent.chmod(0o555)
+        assert [state(each, out).name for each in (job, other)] == ["running", "waiting"]
+        assert sorted(out.rglob("*")) == before and lock.stat().st_mode & 0o777 == 0o444
+    assert state(job, out).name == "waiting"
+    lock.parent.chmod(0o755)
+
+
+def test_report_and_verify_of_a_folder_that_one_may_only_read(tmp_path, capsys, monkeypatch):
+    good_notebook(tmp_path / "nb", "01_a")
+    out, where = tmp_path / "out", ("--notebooks", tmp_path / "nb")
+    assert msn("run", 1, *where, "--out", out) == 0
+    before, shown = files(out), (out / "table.md").read_text().partition("\n\n")[2]
+    write = Path.write_text
+
+    def refuse(path, *arguments, **options):
+        if out in path.parents:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return write(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    capsys.readouterr()
+    assert msn("report", "--out", out) == 0
+    assert capsys.readouterr() == (shown, f"msn: {out / 'table.md'}: Permission denied; the table is only shown\n")
+    assert msn("verify", out / "01_a/quick-seed0", *where) == 0
+    assert files(out) == before
+
+
+def test_what_one_user_makes_is_open_to_whoever_the_folder_is_open_to(tmp_path, capsys):
+    good_notebook(tmp_path / "nb", "01_a")
+    out = tmp_path / "out"
+    out.mkdir()
+    out.chmod(0o770)
+    before = os.umask(0o077)
+    try:
+        assert msn("run", 1, "--notebooks", tmp_path / "nb", "--out", out) == 0
+    finally:
+        os.umask(before)
+    modes = {path.relative_to(out).as_posix(): path.stat().st_mode & 0o777 for path in out.rglob("*")}
+    assert {modes[name] for name in (".locks", "01_a", "01_a/quick-seed0")} == {0o770}
+    assert modes[".locks/01_a-quick-seed0"] == 0o666
 
 
 def _descendants(pid: int) -> list[int]:

@@ -15,10 +15,10 @@ PACKAGE = f"""import sys, types
 package = sys.modules["msnlib"] = types.ModuleType("msnlib")
 package.__path__ = [{str(Path(msnlib.__file__).parent)!r}]
 package.__version__ = {msnlib.__version__!r}"""
-PARAMETERS = """profile: str = "quick"  # size of the run
+PARAMETERS = """profile: str = "quick"  # size of the run [quick, laptop, paper]
 seed: int = 0  # seed of every random draw
-device: str = "cpu"
-density: float = 0.1  # share of weights a task keeps
+device: str = "cpu"  # [device in devices]
+density: float = 0.1  # share of weights a task keeps [0 < density <= 1]
 width: int = 4  # a parameter of this notebook only"""
 RECORD = """from msnlib.lab.records import Run
 run = Run("E1", notebook=NAME, profile=profile, seed=seed, density=density)

@@ -1,23 +1,26 @@
 """The command ``msn``: list and run the notebooks, sweep, check, report; and the problem sets of a course."""
 
 import argparse
+import errno
 import signal
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NoReturn
 
+from msnlib import __version__
 from msnlib.command.jobs import choose_notebooks, find_notebooks, plan
+from msnlib.command.pipe import Pipe
 from msnlib.command.process import Outcome
 from msnlib.command.runner import run_jobs
 from msnlib.command.sweep import read_sweep, state
 from msnlib.command.verify import differences, repetition, surroundings
-from msnlib.files import CHECKOUT, UsageError
+from msnlib.files import CHECKOUT, PACKAGE, UsageError, replacing
 from msnlib.lab.notebooks import declared, read_notebook, source_of
-from msnlib.lab.parameters import PROFILES, ParameterError, parse_seeds
+from msnlib.lab.parameters import PROFILES, parse_seeds
 from msnlib.lab.records import read_record
 
 
@@ -35,6 +38,7 @@ def _at_least_one(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="msn", description="Several tasks in disjoint subnetworks of one network: run the notebooks.")
+    parser.add_argument("--version", action="version", version=f"msn {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     notebooks = argparse.ArgumentParser(add_help=False)
     notebooks.add_argument("--notebooks", type=Path, metavar="DIR", help="where the notebooks are (./notebooks)")
@@ -44,6 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("list", parents=[notebooks], help="list the notebooks")
     command.add_argument("-v", "--verbose", action="store_true", help="with their parameters")
     command.set_defaults(function=_list)
+
+    command = commands.add_parser("copy", parents=[notebooks], help="copy the notebooks, to read, run and change them")
+    command.add_argument("folder", type=Path, metavar="DIR", help="where to; it is made when absent")
+    command.set_defaults(function=_copy)
 
     command = commands.add_parser("run", parents=[notebooks, out], help="run notebooks; finished runs are skipped")
     command.add_argument("notebook", nargs="*", metavar="NOTEBOOK", help="number or name; all numbered ones if none")
@@ -102,11 +110,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _notebooks_folder(given: Path | None) -> Path:
-    """Return the folder asked for, else ``notebooks`` here, else that of the source tree msnlib is installed from."""
+    """Return the folder asked for, else ``notebooks`` here, else those installed with msnlib or of its source tree."""
     if given is not None:
         return given
-    here = Path("notebooks")
-    return here if here.is_dir() else CHECKOUT / "notebooks"
+    here, installed = Path("notebooks"), PACKAGE / "notebooks"
+    return next((folder for folder in (here, installed) if folder.is_dir()), CHECKOUT / "notebooks")
 
 
 def _title(path: Path) -> str:
@@ -119,6 +127,20 @@ def _title(path: Path) -> str:
     return ""
 
 
+def _copy(arguments: argparse.Namespace) -> int:
+    paths = find_notebooks(_notebooks_folder(arguments.notebooks))
+    for path in paths:
+        target = arguments.folder / path.name
+        if target.exists() and target.read_bytes() != path.read_bytes():
+            raise UsageError(f"{target} is there already, and is another one; choose another folder")
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        with replacing(arguments.folder / path.name) as part:
+            part.write_bytes(path.read_bytes())
+    print(f"{len(paths)} notebooks of {paths[0].parent} are in {arguments.folder}")
+    return 0
+
+
 def _list(arguments: argparse.Namespace) -> int:
     paths = find_notebooks(_notebooks_folder(arguments.notebooks))
     width = max(len(path.stem) for path in paths)
@@ -127,7 +149,8 @@ def _list(arguments: argparse.Namespace) -> int:
         if arguments.verbose:
             for name, item in declared(path).items():
                 written = item.annotation or getattr(item.kind, "__name__", "")
-                print(f"    {name}: {written} = {item.default!r}  {item.meaning}".rstrip())
+                print(f"    {name}: {written} = {item.default!r}  {item.comment}".rstrip())
+    print(f"in {paths[0].parent.resolve()}")
     return 0
 
 
@@ -176,16 +199,19 @@ def _say_failures(failed: list[Outcome]) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    jobs = read_sweep(arguments.file, _notebooks_folder(arguments.notebooks))
+    jobs = read_sweep(arguments.file, _notebooks_folder(arguments.notebooks), here=not arguments.scheduler)
     if arguments.scheduler:
         from msnlib.command.cluster import run_on_cluster
 
         outcomes = run_on_cluster(jobs, arguments.out, arguments.scheduler, timeout=arguments.timeout)
     else:
         outcomes = run_jobs(jobs, arguments.out, arguments.jobs, timeout=arguments.timeout)
-    failed = _follow(outcomes, len(jobs))
-    code = _say_failures(failed)
-    print(f"{len(jobs) - len(failed)} of {len(jobs)} runs are done; 'msn report --out {arguments.out}' has the results")
+    try:
+        code = _say_failures(_follow(outcomes, len(jobs)))
+    finally:  # a cluster may be lost on the way
+        done = sum(job.done(arguments.out) is not None for job in jobs)
+        if done or arguments.out.is_dir():
+            print(f"{done} of {len(jobs)} runs are done; 'msn report --out {arguments.out}' has the results")
     return code
 
 
@@ -224,7 +250,8 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from msnlib.lab.report import EmptyReport, write_report
+    from msnlib.lab.records import read_records
+    from msnlib.lab.report import EmptyReport, format_table, report_table, write_report
 
     try:
         print(write_report(arguments.out), end="")
@@ -235,6 +262,11 @@ def _report(arguments: argparse.Namespace) -> int:
     except EmptyReport as error:
         print(f"msn: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or getattr(arguments, "readme", None):
+            raise
+        print(format_table(report_table(read_records(arguments.out))), end="")
+        print(f"msn: {error.filename}: {error.strerror}; the table is only shown", file=sys.stderr)
     return 0
 
 
@@ -284,10 +316,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code: 0; 1 when a run failed or there is nothing to report; 2 for what
     cannot be done as asked; 130 after Ctrl-C.
     """
+    with redirect_stdout(Pipe(sys.stdout)), redirect_stderr(Pipe(sys.stderr)):
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     try:
         arguments = _parser().parse_args(argv)
-        return arguments.function(arguments)
-    except (ParameterError, UsageError) as error:
+        code = arguments.function(arguments)
+        sys.stdout.flush()
+        return code
+    except UsageError as error:
         print(f"msn: {error}", file=sys.stderr)
         return 2
     except OSError as error:

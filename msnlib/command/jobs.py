@@ -1,5 +1,6 @@
 """Jobs: which notebooks to run with which parameters, decided and checked before anything starts."""
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +16,14 @@ from msnlib.lab.records import configuration_hash, digest, read_record
 def find_notebooks(folder: Path) -> list[Path]:
     """Return the numbered notebooks (``02_parallel_dense.ipynb``) of ``folder`` in order.
 
-    Raises `UsageError` when there are none.
+    Raises `UsageError` when there are none, or two have one number: one of them may be a copy that an editor left.
     """
     found = sorted(path for path in Path(folder).glob("*.ipynb") if re.match(r"\d\d_", path.name))
     if not found:
         raise UsageError(f"no numbered notebooks in {folder}")
+    for one, other in itertools.pairwise(found):
+        if one.name[:2] == other.name[:2]:
+            raise UsageError(f"{one.name} and {other.name} in {folder} have the same number")
     return found
 
 
@@ -41,6 +45,8 @@ def choose_notebooks(folder: Path, asked: Sequence[str]) -> list[Path]:
             matches = [path for path in there if path.stem == name.removesuffix(".ipynb")]
         if not matches:
             raise UsageError(f"no notebook {name} in {folder}; there are {', '.join(path.stem for path in there)}")
+        if len(matches) > 1:
+            raise UsageError(f"{' and '.join(path.name for path in matches)} have the same number: give a name")
         for path in matches:
             if not path.samefile(chosen.setdefault(path.stem, path)):
                 raise UsageError(f"{path} and {chosen[path.stem]} have the same name")
@@ -104,9 +110,10 @@ def plan(
     seeds: Sequence[int],
     given: Sequence[tuple[str, Any]] = (),
     hashed: bool = False,
+    here: bool = True,
 ) -> list[Job]:
     """Return a job for every notebook and seed. ``given`` are names and values of other parameters; a text is taken as
-    typed on a command line.
+    typed on a command line. ``here`` is whether they will run on this machine.
 
     Raises `ParameterError` naming notebook, parameter and value for whatever a notebook does not have or allow.
     """
@@ -123,19 +130,18 @@ def plan(
             if name not in own:
                 raise ParameterError(f"{notebook.name} has no parameter {name}; it has {', '.join(own) or 'none'}")
         try:
+            defaults = {name: item.typed(item.default) for name, item in own.items()}
             values = {
-                name: own[name].parse(value) if isinstance(value, str) else check(name, value, own[name].default)
+                name: own[name].parse(value) if isinstance(value, str) else own[name].typed(value)
                 for name, value in given
             }
-            defaults = {name: check(name, item.default, item.default) for name, item in own.items()}
-            for seed in seeds:
-                check("seed", seed)
-            check("profile", profile)
+            overrides = {name: value for name, value in values.items() if value != defaults[name]}
+            configurations = [
+                check(own, defaults | overrides | {"profile": profile, "seed": seed}, here) for seed in seeds
+            ]
         except ParameterError as error:
             raise ParameterError(f"{notebook.name}: {error}") from None
-        overrides = {name: value for name, value in values.items() if value != defaults[name]}
         source = code_digest(notebook)
-        for seed in seeds:
-            configuration = defaults | overrides | {"profile": profile, "seed": seed}
+        for seed, configuration in zip(seeds, configurations, strict=True):
             jobs.append(Job(Path(notebook).resolve(), profile, seed, overrides, configuration, source, hashed))
     return jobs

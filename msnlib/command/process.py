@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from msnlib.command.environment import kernel_environment
 from msnlib.command.jobs import Job
 from msnlib.files import write_json
 from msnlib.lab.notebooks import normalised, read_notebook
@@ -45,18 +46,27 @@ def failed_folder(target: Path) -> Path:
     return target.with_name(f"{target.name}.failed")
 
 
+def make_shared(folder: Path) -> None:
+    """Make ``folder``, unless it is there, open to whoever its parent is open to, whatever the umask."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return
+    with suppress(PermissionError):
+        folder.chmod(folder.parent.stat().st_mode & 0o777)
+
+
 class Process:
     """One running job: its process, its scratch folder and the hidden folder that becomes the result."""
 
     def __init__(self, job: Job, out: Path):
         self.job = job
         self.target = out / job.folder
-        self.target.parent.mkdir(parents=True, exist_ok=True)
+        make_shared(self.target.parent)
         self.scratch = Path(tempfile.mkdtemp(prefix="msn-"))
         self.part = Path(tempfile.mkdtemp(prefix=f".{self.target.name}.", dir=self.target.parent)).resolve()
-        self.part.chmod(0o755)
-        for name in ("work", "records", "jupyter", "ipython"):
-            (self.scratch / name).mkdir()
+        self.part.chmod(self.target.parent.stat().st_mode & 0o777)  # mkdtemp's 0700 would hide it from others
+        (self.scratch / "work").mkdir()
         self.notebook = self.part / job.notebook.name
         self.log = self.part / "log.txt"
         try:
@@ -91,7 +101,8 @@ class Process:
                 stderr=subprocess.STDOUT,
                 text=True,
                 cwd=self.scratch / "work",
-                env=_environment(self.scratch, out=self.target.parent.parent),
+                # where a notebook finds the runs of other seeds
+                env=kernel_environment(self.scratch) | {"MSNLIB_REPORTS": str(self.target.parent.parent.resolve())},
                 start_new_session=True,  # a Ctrl-C at the terminal is handled here, once
             )
         with suppress(BrokenPipeError):
@@ -185,28 +196,6 @@ class Process:
         lines = self.log.read_text(errors="replace").strip().splitlines()
         full = "; the disk is full" if shutil.disk_usage(self.part).free < 2**16 else ""
         return (lines[-1] if lines else f"exit code {self.process.returncode}") + full
-
-
-def _environment(scratch: Path, out: Path) -> dict[str, str]:
-    """Return the environment of a run: the caller's, without what would change outputs from one machine to the next."""
-    dropped = ("MPLBACKEND", "PYTHONSTARTUP", "JUPYTER_PATH", "JUPYTER_CONFIG_PATH")
-    environment = {name: value for name, value in os.environ.items() if name not in dropped}
-    # A run has a folder of its own: relative paths would point elsewhere.
-    if environment.get("MSNLIB_DATA"):
-        environment["MSNLIB_DATA"] = os.path.abspath(os.path.expanduser(environment["MSNLIB_DATA"]))
-    if environment.get("PYTHONPATH"):
-        paths = environment["PYTHONPATH"].split(os.pathsep)
-        environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, paths))
-    return environment | {
-        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait starve the runs beside them
-        "PYTHONHASHSEED": "0",
-        "IPYTHONDIR": str(scratch / "ipython"),
-        "JUPYTER_CONFIG_DIR": str(scratch / "jupyter"),
-        "JUPYTER_DATA_DIR": str(scratch / "jupyter"),
-        "JUPYTER_RUNTIME_DIR": str(scratch / "jupyter"),
-        "MSNLIB_RECORDS": str(scratch / "records"),
-        "MSNLIB_REPORTS": str(out.resolve()),  # where a notebook finds the runs of other seeds
-    }
 
 
 def _move_into_place(part: Path, target: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from msnlib.command.jobs import Job
-from msnlib.command.process import POLL_SECONDS, Outcome, Process, failed_folder
+from msnlib.command.process import POLL_SECONDS, Outcome, Process, failed_folder, make_shared
 from msnlib.files import UsageError
 from msnlib.lab.notebooks import code_digest
 
@@ -72,11 +72,16 @@ def skipped(job: Job, out: Path) -> Outcome | None:
     return Outcome(job, "skipped", folder, note=f"done before with this configuration{changed}")
 
 
+def lock_path(job: Job, out: Path) -> Path:
+    """Return the file that whoever runs ``job`` into ``out`` has locked."""
+    return out / ".locks" / f"{job.folder.parent}-{job.folder.name}"
+
+
 def lock(job: Job, out: Path) -> FileLock:
     """Return the lock of whoever runs ``job`` into ``out``; the system releases it when its holder is killed."""
-    path = out / ".locks" / f"{job.folder.parent}-{job.folder.name}"
-    path.parent.mkdir(exist_ok=True)
-    return FileLock(path)
+    path = lock_path(job, out)
+    make_shared(path.parent)
+    return FileLock(path, mode=0o666)  # another user may run the job next
 
 
 def run_job(

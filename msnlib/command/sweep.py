@@ -11,25 +11,26 @@ There may be several ``[[runs]]``. ``[margins]`` and ``[claim]`` belong to `msnl
 
 import itertools
 import json
+import os
 import time
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
+from filelock import FileLock, Timeout
 
 from msnlib.command.jobs import Job, choose_notebooks, plan
 from msnlib.command.process import failed_folder
-from msnlib.command.runner import lock
+from msnlib.command.runner import lock, lock_path
 from msnlib.files import UsageError
 from msnlib.lab.notebooks import read_notebook
-from msnlib.lab.parameters import ParameterError, parse_seeds
+from msnlib.lab.parameters import KIND_NAMES, ParameterError, parse_seeds
 
 _KEYS = {"notebooks", "profiles", "seeds", "parameters"}
 
 
-def read_sweep(path: Path, notebooks: Path) -> list[Job]:
+def read_sweep(path: Path, notebooks: Path, here: bool = False) -> list[Job]:
     """Return the jobs of a sweep file, each configuration once: the first seed of everything, then the second.
 
     So a sweep that is stopped early has about as many seeds of each.
@@ -37,6 +38,7 @@ def read_sweep(path: Path, notebooks: Path) -> list[Job]:
     Args:
         path: the TOML file.
         notebooks: the folder that numbers and names of notebooks refer to.
+        here: whether the jobs will run on this machine, which must then have the devices they name.
 
     Raises:
         UsageError: the file is missing, is no TOML, or has a key or value that is not allowed.
@@ -44,7 +46,7 @@ def read_sweep(path: Path, notebooks: Path) -> list[Job]:
     """
     path = Path(path)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte-order mark
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -53,41 +55,48 @@ def read_sweep(path: Path, notebooks: Path) -> list[Job]:
     if unknown:
         raise UsageError(f"{path} has {sorted(unknown)[0]!r}, but may have [[runs]], [margins] and [claim]")
     blocks = content.get("runs")
-    if not isinstance(blocks, list) or not blocks:
+    if not isinstance(blocks, list) or not blocks or not all(isinstance(block, dict) for block in blocks):
         raise UsageError(f"{path} has no [[runs]]")
     found: list[tuple[int, Job]] = []
     for block in blocks:
         try:
-            found += _block(block, notebooks)
-        except (UsageError, ParameterError) as error:
+            found += _block(block, notebooks, here)
+        except UsageError as error:
             raise type(error)(f"{path}: {error}") from None
     found.sort(key=lambda pair: pair[0])  # stable: within a turn the order of the file
     return list({job.configuration_hash: job for _, job in found}.values())
 
 
-def _block(block: dict[str, Any], folder: Path) -> list[tuple[int, Job]]:
+def _block(block: dict[str, Any], folder: Path, here: bool) -> list[tuple[int, Job]]:
     """Return the jobs of one ``[[runs]]``, each with the place of its seed."""
     if set(block) - _KEYS or "notebooks" not in block:
         wrong = sorted(set(block) - _KEYS)
         problem = f"has {wrong[0]!r}" if wrong else "has no notebooks"
         raise UsageError(f"[[runs]] {problem}, but may have {', '.join(sorted(_KEYS))}")
-    paths = choose_notebooks(folder, [str(name) for name in _listed(block["notebooks"])])
-    profiles = _listed(block.get("profiles", "quick"))
+    paths = choose_notebooks(folder, [str(name) for name in _listed("notebooks", block["notebooks"], str, int)])
+    profiles = _listed("profiles", block.get("profiles", "quick"), str)
     seeds = block.get("seeds", "0")
-    seeds = parse_seeds(seeds if isinstance(seeds, str) else ",".join(map(str, _listed(seeds))))
+    seeds = parse_seeds(seeds if isinstance(seeds, str) else ",".join(map(str, _listed("seeds", seeds, int))))
     parameters = block.get("parameters", {})
     if not isinstance(parameters, dict):
         raise UsageError(f"parameters is {parameters!r}, but must be a table of names and values")
-    grid = [[(name, value) for value in _listed(values)] for name, values in parameters.items()]
+    grid = [[(name, value) for value in _listed(f"parameter {name}", values)] for name, values in parameters.items()]
     return [
         (seeds.index(job.seed), job)
         for profile, given in itertools.product(profiles, list(itertools.product(*grid)))
-        for job in plan(paths, profile, seeds, given, hashed=True)
+        for job in plan(paths, profile, seeds, given, hashed=True, here=here)
     ]
 
 
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+def _listed(name: str, value: Any, *kinds: type) -> list[Any]:
+    """Return a value, or several in a list, each of one of the ``kinds``. Raises `UsageError` for anything else."""
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise UsageError(f"{name} is an empty list, so nothing would run")
+    if kinds and not all(type(item) in kinds for item in values):
+        named = " or ".join(KIND_NAMES[kind] for kind in kinds)
+        raise UsageError(f"{name} is {value!r}, but must be of type {named}, or a list of them")
+    return values
 
 
 @dataclass(frozen=True)
@@ -116,16 +125,31 @@ def state(job: Job, out: Path) -> State:
 
 
 def _held(job: Job, out: Path) -> bool:
-    if not (Path(out) / ".locks").is_dir():
-        return False
-    found = lock(job, Path(out))
-    if not Path(found.lock_file).exists():
+    """Whether someone runs the job. Nothing is made or written: the folder may be another user's."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where a lock that is held cannot even be opened
+        return lock_path(job, Path(out)).exists() and not _free(lock(job, Path(out)))
+    path = lock_path(job, Path(out))
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # no one has run it, or no one may look
         return False
     try:
-        with found.acquire(timeout=0):
-            return False
-    except Timeout:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
         return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _free(found: FileLock) -> bool:
+    try:
+        with found.acquire(timeout=0):
+            return True
+    except Timeout:
+        return False
 
 
 def _progress(job: Job, path: Path) -> str:

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_sample_images, load_wine
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import Tensor
 
 from msnlib.data import readers
-from msnlib.data.readers import Arrays, Raw
+from msnlib.data.bundled import load_breast_cancer, load_diabetes, load_digits, load_sample_images, load_wine
+from msnlib.data.readers import Arrays, DataError, Raw
 from msnlib.task import Task
 
 Loader = Callable[[Path], Raw]
@@ -99,8 +99,11 @@ def load_task(
         if type(seed) is not int or not 0 <= seed < 2**32:
             raise ValueError(f"{label} must be an integer from 0 to 2**32 - 1, not {seed!r}")
     dataset = _REGISTRY[name]
-    root = Path(root or os.environ.get("MSNLIB_DATA") or "~/.cache/msnlib").expanduser()
-    (x, y), (x_test, y_test), source = dataset.load(root)
+    root = Path() if dataset.bundled else _root(root)
+    try:
+        (x, y), (x_test, y_test), source = dataset.load(root)
+    except OSError as error:
+        raise DataError(f"{error.filename or root}: cannot be read: {error.strerror or error}") from None
     rows = None
     if test_seed is not None:
         (x, y), (x_test, y_test), rows = _other_test((x, y), (x_test, y_test), test_seed)
@@ -123,6 +126,14 @@ def _other_test(learned: Arrays, tested: Arrays, seed: int) -> tuple[Arrays, Arr
     order = np.random.RandomState(seed).permutation(len(y))
     test, rest = order[: len(tested[1])], np.sort(order[len(tested[1]) :])
     return (x[rest], y[rest]), (x[test], y[test]), test
+
+
+def _root(given: str | Path | None) -> Path:
+    root = Path(given or os.environ.get("MSNLIB_DATA") or "~/.cache/msnlib")
+    try:
+        return root.expanduser()
+    except RuntimeError:  # a user without a home
+        raise DataError(f"{root}: there is no home folder; set MSNLIB_DATA to a folder of data") from None
 
 
 def _hold_out(y: np.ndarray, seed: int, limit: int | None = None) -> Arrays:

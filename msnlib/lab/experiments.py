@@ -69,7 +69,7 @@ def start(
         raise ValueError(f"profile {profile!r} has no setting in {notebook}, which has {', '.join(settings)}")
     setting = {} if settings is None else dict(settings[profile])
     chosen = choose_device(device)
-    seed_everything(seed, threads or 1)
+    seed_everything(seed, 1 if threads is None else threads)
     torch.set_default_dtype(dtype or setting.get("dtype", torch.float32))
     style()
     return Started(run, setting, chosen)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msnlib.files import CHECKOUT, replacing, write_json
-from msnlib.lab.parameters import check
+from msnlib.lab.parameters import check, of_this_notebook
 
 if TYPE_CHECKING:
     import numpy
@@ -63,7 +63,8 @@ class Run:
         notebook: the notebook's name without folder or ending (``"02_parallel_dense"``).
         profile, seed, configuration: everything that decides the results; JSON values only.
 
-    Raises `msnlib.lab.parameters.ParameterError` for a value its parameter does not allow, before any work starts.
+    Raises `msnlib.lab.parameters.ParameterError` for a value its parameter does not allow, before any work starts: in a
+    notebook, what its parameters cell says is allowed.
 
     Example::
 
@@ -79,7 +80,7 @@ class Run:
         given = {"profile": profile, "seed": seed, **configuration}
         self.experiment = experiment
         self.notebook = notebook
-        self.configuration = {name: check(name, value) for name, value in given.items()}
+        self.configuration = check(of_this_notebook(), given)
         self.results: list[dict[str, Any]] = []
         self.examples: dict[tuple[str, str], Any] = {}
         self.data: dict[str, str] = {}
