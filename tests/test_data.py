@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_sample_images, load_wine
+from sklearn.datasets import load_diabetes, load_digits, load_sample_images, load_wine
 
 from msnlib.data import invented, newswires, readers
 from msnlib.data import registry as data
@@ -29,10 +29,9 @@ BUNDLED = {  # name: kind, outputs, batch size, shape of x, sizes of the three p
     "photo_patches": ("classification", 2, 64, (3, 8, 8), (1152, 288, 360)),
     "newswires": ("classification", 5, 32, (40,), (320, 80, 100)),
     "reviews": ("binary", 1, 32, (40,), (320, 80, 100)),
-    "figure_shape": ("classification", 5, 64, (3, 28, 28), (1920, 480, 600)),
+    "figure_shape": ("classification", 4, 64, (3, 28, 28), (1920, 480, 600)),
     "figure_colour": ("classification", 6, 64, (3, 28, 28), (1920, 480, 600)),
     "figure_size": ("classification", 3, 64, (3, 28, 28), (1920, 480, 600)),
-    "breast_cancer": ("binary", 1, 32, (30,), (364, 91, 114)),
     "wine": ("classification", 3, 32, (13,), (113, 29, 36)),
     "diabetes": ("regression", 1, 32, (10,), (282, 71, 89)),
 }
@@ -113,7 +112,7 @@ def test_an_unknown_name_is_an_error_that_lists_the_known_ones():
         "unknown dataset 'mnits': choose from "
         "mnist, fashion, boston, imdb, cifar10, reuters, utkface_age, utkface_gender, utkface_ethnicity, "
         "digits, digits_permuted, digits_words, newswires, reviews, photo_patches, "
-        "figure_shape, figure_colour, figure_size, breast_cancer, wine, diabetes"
+        "figure_shape, figure_colour, figure_size, wine, diabetes"
     )
 
 
@@ -178,7 +177,7 @@ def test_permuted_digits_are_the_same_images_under_one_permutation_of_the_pixels
             assert torch.equal(y_permuted, y)
 
 
-@pytest.mark.parametrize("name", ["digits", "digits_words", "photo_patches", "breast_cancer", "wine"])
+@pytest.mark.parametrize("name", ["digits", "digits_words", "photo_patches", "wine"])
 def test_every_part_has_its_share_of_every_class(name):
     task = load_task(name)
     counts = {part: torch.bincount(task.split(part)[1].flatten().long()) for part in SPLITS}
@@ -214,7 +213,7 @@ def test_photo_patches_are_patches_of_the_photograph_that_y_names(float64):
     assert counts.tolist() == [900, 900]
 
 
-@pytest.mark.parametrize(("name", "load"), [("breast_cancer", load_breast_cancer), ("wine", load_wine)])
+@pytest.mark.parametrize(("name", "load"), [("wine", load_wine)])
 def test_standardisation_is_fitted_on_the_training_part_only(name, load, float64):
     task = load_task(name)
     x = task.train[0]
@@ -242,12 +241,6 @@ def test_pixels_span_exactly_0_to_1():
     x = load_task("digits").train[0]
     assert x.min() == 0 and x.max() == 1
     assert torch.equal(x * 16, (x * 16).round())
-
-
-def test_breast_cancer_labels_are_0_and_1():
-    task = load_task("breast_cancer")
-    y = torch.cat([task.split(part)[1] for part in SPLITS])
-    assert [(y == v).sum().item() for v in (0, 1)] == [212, 357]
 
 
 @pytest.mark.parametrize("name", BUNDLED)

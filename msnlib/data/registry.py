@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_sample_images, load_wine
+from sklearn.datasets import load_diabetes, load_digits, load_sample_images, load_wine
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import Tensor
 
@@ -271,12 +271,9 @@ _NEWSWIRES = "11,228 newswires of 46 topics, last 512 words (Reuters-21578, Dist
 _REPORTS = "500 invented newswires of 5 subjects, last 40 words (made by code)"
 _OPINIONS = "500 invented film reviews, positive 1 or negative 0, first 40 words (made by code)"
 _FIGURES = "3,000 drawn figures, 28 x 28 in colour (made by code)"
-_MASSES = "569 breast masses, malignant 0 or benign 1 (UCI, scikit-learn)"
 _WINES = "178 wines, 3 cultivars (scikit-learn)"
 _PATIENTS = "442 patients, disease progression after a year (Efron et al. 2004, scikit-learn)"
-_breast_cancer, _wine, _diabetes = (
-    _bundled(partial(load, return_X_y=True)) for load in (load_breast_cancer, load_wine, load_diabetes)
-)
+_wine, _diabetes = (_bundled(partial(load, return_X_y=True)) for load in (load_wine, load_diabetes))
 _ROWS = (
     Dataset("mnist", _NUMERALS, partial(readers.idx, "MNIST"), **_IMAGES),
     Dataset("fashion", _GARMENTS, partial(readers.idx, "FashionMNIST"), **_IMAGES),
@@ -295,10 +292,9 @@ _ROWS = (
     Dataset("newswires", _REPORTS, _bundled(invented.newswires), **_SHORT_WIRES),
     Dataset("reviews", _OPINIONS, _bundled(invented.reviews), **_SHORT_REVIEWS),
     Dataset("photo_patches", _PATCHES, _bundled(_photo_patches), **_SMALL_PHOTOS, outputs=2),
-    Dataset("figure_shape", f"shape, one of 5, of {_FIGURES}", _drawn(_column(0)), **_SMALL_PHOTOS, outputs=5),
+    Dataset("figure_shape", f"shape, one of 4, of {_FIGURES}", _drawn(_column(0)), **_SMALL_PHOTOS, outputs=4),
     Dataset("figure_colour", f"colour, one of 6, of {_FIGURES}", _drawn(_column(1)), **_SMALL_PHOTOS, outputs=6),
     Dataset("figure_size", f"size, one of 3, of {_FIGURES}", _drawn(_column(2)), **_SMALL_PHOTOS, outputs=3),
-    Dataset("breast_cancer", _MASSES, _breast_cancer, "binary", _standard),
     Dataset("wine", _WINES, _wine, "classification", _standard, outputs=3),
     Dataset("diabetes", _PATIENTS, _diabetes, "regression", _standard),
 )
