@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_sample_images, load_wine
+from sklearn.datasets import load_diabetes, load_digits, load_sample_images, load_wine
 
-from msnlib.data import bundled, readers
+from msnlib.data import bundled, invented, newswires, readers
 from msnlib.data import registry as data
 from msnlib.data.readers import DataError
 from msnlib.data.registry import datasets, load_task
@@ -28,7 +28,11 @@ BUNDLED = {  # name: kind, outputs, batch size, shape of x, sizes of the three p
     "digits_permuted": ("classification", 10, 64, (8, 8), (1149, 288, 360)),
     "digits_words": ("binary", 1, 64, (64,), (1149, 288, 360)),
     "photo_patches": ("classification", 2, 64, (3, 8, 8), (1152, 288, 360)),
-    "breast_cancer": ("binary", 1, 32, (30,), (364, 91, 114)),
+    "newswires": ("classification", 5, 32, (40,), (320, 80, 100)),
+    "reviews": ("binary", 1, 32, (40,), (320, 80, 100)),
+    "figure_shape": ("classification", 4, 64, (3, 28, 28), (1920, 480, 600)),
+    "figure_colour": ("classification", 6, 64, (3, 28, 28), (1920, 480, 600)),
+    "figure_size": ("classification", 3, 64, (3, 28, 28), (1920, 480, 600)),
     "wine": ("classification", 3, 32, (13,), (113, 29, 36)),
     "diabetes": ("regression", 1, 32, (10,), (282, 71, 89)),
 }
@@ -90,6 +94,7 @@ def test_the_registry_lists_every_dataset_with_its_kind_and_description():
         "boston": ("regression", False),
         "imdb": ("binary", False),
         "cifar10": ("classification", False),
+        "reuters": ("classification", False),
         "utkface_age": ("classification", False),
         "utkface_gender": ("binary", False),
         "utkface_ethnicity": ("classification", False),
@@ -106,8 +111,9 @@ def test_an_unknown_name_is_an_error_that_lists_the_known_ones():
         load_task("mnits")
     assert str(error.value) == (
         "unknown dataset 'mnits': choose from "
-        "mnist, fashion, boston, imdb, cifar10, utkface_age, utkface_gender, utkface_ethnicity, "
-        "digits, digits_permuted, digits_words, photo_patches, breast_cancer, wine, diabetes"
+        "mnist, fashion, boston, imdb, cifar10, reuters, utkface_age, utkface_gender, utkface_ethnicity, "
+        "digits, digits_permuted, digits_words, newswires, reviews, photo_patches, "
+        "figure_shape, figure_colour, figure_size, wine, diabetes"
     )
 
 
@@ -174,7 +180,7 @@ def test_permuted_digits_are_the_same_images_under_one_permutation_of_the_pixels
             assert torch.equal(y_permuted, y)
 
 
-@pytest.mark.parametrize("name", ["digits", "digits_words", "photo_patches", "breast_cancer", "wine"])
+@pytest.mark.parametrize("name", ["digits", "digits_words", "photo_patches", "wine"])
 def test_every_part_has_its_share_of_every_class(name):
     task = load_task(name)
     counts = {part: torch.bincount(task.split(part)[1].flatten().long()) for part in SPLITS}
@@ -210,7 +216,7 @@ def test_photo_patches_are_patches_of_the_photograph_that_y_names(float64):
     assert counts.tolist() == [900, 900]
 
 
-@pytest.mark.parametrize(("name", "load"), [("breast_cancer", load_breast_cancer), ("wine", load_wine)])
+@pytest.mark.parametrize(("name", "load"), [("wine", load_wine)])
 def test_standardisation_is_fitted_on_the_training_part_only(name, load, float64):
     task = load_task(name)
     x = task.train[0]
@@ -238,12 +244,6 @@ def test_pixels_span_exactly_0_to_1():
     x = load_task("digits").train[0]
     assert x.min() == 0 and x.max() == 1
     assert torch.equal(x * 16, (x * 16).round())
-
-
-def test_breast_cancer_labels_are_0_and_1():
-    task = load_task("breast_cancer")
-    y = torch.cat([task.split(part)[1] for part in SPLITS])
-    assert [(y == v).sum().item() for v in (0, 1)] == [212, 357]
 
 
 @pytest.mark.parametrize("name", BUNDLED)
@@ -835,6 +835,98 @@ def test_missing_faces_are_an_error_and_a_damaged_one_is_named(faces, tmp_path, 
     assert "\n" not in str(error.value) and requests == []
 
 
+# Reuters-21578, from documents made by hand in the official layout
+
+
+def document(topics, text):
+    named = "".join(f"<D>{topic}</D>" for topic in topics)
+    return (
+        f'<REUTERS TOPICS="YES" LEWISSPLIT="TRAIN">\n<TOPICS>{named}</TOPICS>\n<PLACES><D>usa</D></PLACES>\n'
+        f'<TEXT TYPE="NORM">&#2;\n<TITLE>{text}</TITLE>\n<BODY>Body, of \xe9 &lt;Co> &amp; more.\n&#3;</BODY></TEXT>\n'
+        "</REUTERS>\n"
+    )
+
+
+@pytest.fixture
+def wires(tmp_path, monkeypatch):
+    """22 files: 15 documents whose first topic is tin, 15 zinc, 14 gold, 3 without a topic."""
+    topics = [("tin", "zinc")] * 15 + [("zinc",)] * 15 + [("gold", "tin")] * 14 + [()] * 3
+    documents = [document(names, f"Number {n}") for n, names in enumerate(topics)]
+    folder = tmp_path / "reuters21578"
+    folder.mkdir()
+    for n in range(22):
+        text = '<!DOCTYPE lewis SYSTEM "lewis.dtd">\n' + "".join(documents[n::22])
+        (folder / f"reut2-{n:03d}.sgm").write_text(text, encoding="latin-1")
+    monkeypatch.setattr(newswires, "_DOCUMENTS", len(documents))
+    return folder
+
+
+def test_a_newswire_has_its_first_topic_and_rare_topics_are_left_out(wires, tmp_path):
+    x, y = newswires.reuters(tmp_path)
+    number = [int(text.split()[1]) for text in x]
+    assert sorted(number) == list(range(30)) and y.tolist() == [int(n >= 15) for n in number]
+    assert set(x[0].split()) >= {"number", "body", "of", "\xe9", "co", "more"}
+    assert not set("<>&#;,.") & set("".join(x))
+
+
+def test_missing_and_damaged_newswires_are_named(wires, tmp_path, monkeypatch):
+    monkeypatch.setattr(newswires, "_DOCUMENTS", 21_578)
+    with pytest.raises(DataError, match="reuters21578: damaged: found 47 documents, expected 21,578; unpack it again"):
+        load_task("reuters", root=tmp_path)
+    (wires / "reut2-007.sgm").unlink()
+    with pytest.raises(DataError, match="1 of 22 files not found, the first reut2-007.sgm: .*not downloaded") as error:
+        load_task("reuters", root=tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_texts_are_padded_and_cut_at_the_end_or_at_the_front():
+    texts = np.array(["a b b", "b a c d", ""], dtype=object)
+    end, front = (data._words(5, 4, front)(texts)(texts).tolist() for front in (False, True))
+    assert end == [[1, 4, 3, 3], [1, 3, 4, 2], [1, 0, 0, 0]]  # b is the most frequent, then a; no room for c
+    assert front == [[1, 4, 3, 3], [3, 4, 2, 2], [0, 0, 0, 1]]
+
+
+# What is made by code
+
+
+def test_invented_texts_can_be_told_apart_by_their_words_but_not_by_one():
+    for make, own in (
+        (invented.newswires, invented._SUBJECTS.values()),
+        (invented.reviews, (invented._BLAME, invented._PRAISE)),
+    ):
+        x, y = make()
+        counts = np.array([[sum(word in names for word in text.split()) for names in own] for text in x])
+        right = (counts.argmax(1) == y).mean()
+        assert 0.7 < right < 1 and np.array_equal(make()[0], x)
+
+
+def test_a_figure_has_the_colour_and_the_size_of_its_labels():
+    x, labels = invented.figures()
+    spread = x.astype(int).max(1) - x.min(1)  # grey ground has none, beside noise
+    fills = np.array(list(invented.COLOURS.values()))
+    right = []
+    for image, (_, colour, _), coloured in zip(x, labels, spread > 80, strict=True):
+        mean = image[:, coloured].mean(1) if coloured.any() else image.mean((1, 2))
+        right.append(abs(fills - mean).sum(1).argmin() == colour)
+    assert np.mean(right) > 0.8
+    area = [(spread > 80)[labels[:, 2] == size].sum((1, 2)).mean() for size in range(3)]
+    assert area[0] * 1.5 < area[1] and area[1] * 1.5 < area[2]
+
+
+def test_the_labels_of_a_figure_say_nothing_about_each_other():
+    _, labels = invented.figures()
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        table = np.histogram2d(labels[:, a], labels[:, b], bins=labels.max(0)[[a, b]] + 1)[0]
+        expected = np.outer(table.sum(1), table.sum(0)) / table.sum()
+        degrees = (table.shape[0] - 1) * (table.shape[1] - 1)
+        assert ((table - expected) ** 2 / expected).sum() < 2 * degrees + 10
+
+
+def test_the_tasks_of_figures_share_their_test_images_whatever_the_seed():
+    tests = [load_task(f"figure_{n}", split_seed=seed).test[0] for n in ("shape", "colour", "size") for seed in (0, 1)]
+    assert all(torch.equal(x, tests[0]) for x in tests)
+
+
 # Real data
 
 MNIST_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
@@ -902,3 +994,13 @@ def test_real_colour_images():
     x, _ = task.train
     assert 0 <= x.min() and x.max() <= 1
     assert x.mean((0, 2, 3)).tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=0.003)  # often quoted
+
+
+@real_data_in("reuters21578")
+def test_real_newswires():
+    x, y = newswires.reuters(Path(os.environ["MSNLIB_DATA"]))
+    counts = sorted(np.bincount(y), reverse=True)
+    assert (len(x), len(counts), counts[:2]) == (11_228, 46, [3_972, 2_423])  # earn and acq
+    task = load_task("reuters")
+    assert [len(task.split(part)[0]) for part in SPLITS] == [7_185, 1_797, 2_246] and task.inputs == (512,)
+    assert task.train[0][:, -1].min() > 0  # padded at the front

@@ -16,7 +16,6 @@ from msnlib.data.readers import DataError
 # SHA-256 of what is in the files, unpacked: packing the same again may give other bytes.
 SHA256 = {
     "digits.csv.gz": "6ebb3d2fee246a4e99363262ddf8a00a3c41bee6014c373ed9d9216ba7f651b8",
-    "breast_cancer.csv": "fed3eb72d0575ef6192293f5093c6e801b1476b577d0386bf4455504522172ed",
     "wine_data.csv": "10e8a802908b34f86e5da8ce962f3c806694bc98450a18f61851af59f324bede",
     "diabetes_data_raw.csv.gz": "86badf50b4f9436ddd1e497dc0ae1b93166f8120221ee7dca4634fe849f3be7c",
     "diabetes_target.csv.gz": "244713a551f62a291a354212d8a048adec6cb1244b2bc44e66a0698f5006d26d",
@@ -47,7 +46,6 @@ def _checked(load: Callable[..., Any], *names: str) -> Callable[..., Any]:
 
 
 load_digits = _checked(datasets.load_digits, "digits.csv.gz")
-load_breast_cancer = _checked(datasets.load_breast_cancer, "breast_cancer.csv")
 load_wine = _checked(datasets.load_wine, "wine_data.csv")
 load_diabetes = _checked(datasets.load_diabetes, "diabetes_data_raw.csv.gz", "diabetes_target.csv.gz")
 load_sample_images = _checked(datasets.load_sample_images, "china.jpg", "flower.jpg")

@@ -171,7 +171,12 @@ def _read_review(path: Path) -> str:
         raise DataError(f"{path}: damaged: {error}; unpack the archive again") from None
     if not text.strip():
         raise DataError(f"{path}: damaged: empty; unpack the archive again")
-    return text.lower().replace("<br />", " ").translate(_NO_WORD)
+    return words_of(text.replace("<br />", " "))
+
+
+def words_of(text: str) -> str:
+    """The text in lower case, without punctuation: words between spaces, as Keras takes them."""
+    return text.lower().translate(_NO_WORD)
 
 
 _CIFAR_COUNTS = {"train": 5_000, "test": 1_000}  # of each class

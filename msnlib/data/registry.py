@@ -1,8 +1,9 @@
 """Named datasets as tasks: read, checked, split and scaled. Damaged data is named in an error, never trained on.
 
 One row of the registry is one dataset: how to load raw arrays, and what kind of task they make. Some are read from
-files in a root folder (:mod:`msnlib.data.readers`); the bundled ones come with scikit-learn. Every dataset has a fixed
-test part, unless another is drawn by ``test_seed``; 20 % of the rest, drawn by ``split_seed``, is its validation part.
+files in a root folder (:mod:`msnlib.data.readers`, :mod:`msnlib.data.newswires`); the bundled ones come with
+scikit-learn or are made by code (:mod:`msnlib.data.invented`). Every dataset has a fixed test part, unless another is
+drawn by ``test_seed``; 20 % of the rest, drawn by ``split_seed``, is its validation part.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import torch
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import Tensor
 
-from msnlib.data import readers
-from msnlib.data.bundled import load_breast_cancer, load_diabetes, load_digits, load_sample_images, load_wine
+from msnlib.data import invented, newswires, readers
+from msnlib.data.bundled import load_diabetes, load_digits, load_sample_images, load_wine
 from msnlib.data.readers import Arrays, DataError, Raw
 from msnlib.task import Task
 
@@ -40,7 +41,7 @@ class Dataset:
         kind: the task's kind, see :class:`~msnlib.task.Task`; it says how y is encoded.
         encode_x: given the training x, returns the function that turns the x of any part into a tensor.
         outputs, batch_size, vocabulary: see :class:`~msnlib.task.Task`.
-        bundled: whether the data is installed with scikit-learn, so that neither a file nor a network is needed.
+        bundled: whether the data comes with scikit-learn or is made by code: no file and no network is needed.
     """
 
     name: str
@@ -161,10 +162,10 @@ def _indices(_: np.ndarray) -> Callable[[np.ndarray], Tensor]:
     return lambda x: torch.from_numpy(x).to(torch.int64)
 
 
-def _words(vocabulary: int, length: int) -> Encoder:
+def _words(vocabulary: int, length: int, front: bool = False) -> Encoder:
     """Encoder of strings as (N, length) indices: 0 padding, 1 start, 2 unknown, then words from the most frequent on.
 
-    Words as frequent as each other are in alphabetical order. Padded and cut at the end, as published.
+    Words as frequent as each other are in alphabetical order. Padded and cut at the end, or else at the front.
     """
 
     def encoder(train: np.ndarray) -> Callable[[np.ndarray], Tensor]:
@@ -175,8 +176,13 @@ def _words(vocabulary: int, length: int) -> Encoder:
         def encode(texts: np.ndarray) -> Tensor:
             rows = torch.zeros(len(texts), length, dtype=torch.int64)
             for row, text in zip(rows.numpy(), texts, strict=True):
-                found = [1, *(index.get(word, 2) for word in text.split(maxsplit=length)[: length - 1])]
-                row[: len(found)] = found
+                found = [1, *(index.get(word, 2) for word in text.split())]
+                if front:
+                    found = found[-length:]
+                    row[length - len(found) :] = found
+                else:
+                    found = found[:length]
+                    row[: len(found)] = found
             return rows
 
         return encode
@@ -211,15 +217,20 @@ _ENCODE_Y: dict[str, Encoder] = {
 # Loaders that split, of data that comes without a test part.
 
 
-def _bundled(load: Callable[[], Arrays]) -> Loader:
-    """Loader of a scikit-learn dataset; its test part is the same 20 % whatever the split seed."""
+def _splitting(load: Callable[[Path], Arrays]) -> Loader:
+    """Loader of what ``load`` reads from the root; its test part is the same 20 % whatever the split seed."""
 
-    def split(_: Path) -> Raw:
-        x, y = load()
+    def split(root: Path) -> Raw:
+        x, y = load(root)
         rest, test = _hold_out(y, seed=0)
         return Raw((x[rest], y[rest]), (x[test], y[test]))
 
     return split
+
+
+def _bundled(load: Callable[[], Arrays]) -> Loader:
+    """The same of what needs no file: scikit-learn's, or made by code."""
+    return _splitting(lambda _: load())
 
 
 def _digits(permuted: bool) -> Arrays:
@@ -242,11 +253,11 @@ def _photo_patches() -> Arrays:
     return np.concatenate(patches), np.repeat([0, 1], 900)
 
 
-def _utkface(label: Callable[[np.ndarray], np.ndarray]) -> Loader:
-    """Loader of one of the tasks of UTKFace. The test part is the same 20 % of the faces for all three."""
+def _of_many(load: Callable[[Path], Arrays], label: Callable[[np.ndarray], np.ndarray]) -> Loader:
+    """Loader of one of the tasks of images with several labels. The test part is the same 20 % of them for all."""
 
     def split(root: Path) -> Raw:
-        x, labels = readers.utkface(root)
+        x, labels = load(root)
         rest, test = _hold_out(np.zeros(len(x)), seed=0)  # floats: not stratified by a label that the others lack
         y = label(labels)
         return Raw((x[rest], y[rest]), (x[test], y[test]))
@@ -259,12 +270,25 @@ def _decade(labels: np.ndarray) -> np.ndarray:
     return np.searchsorted(np.arange(10, 100, 10), labels[:, 0])
 
 
+def _column(number: int) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda labels: labels[:, number]
+
+
+_faces = partial(_of_many, readers.utkface)
+_drawn = partial(_of_many, lambda _: invented.figures())
+
 _IMAGES = {"kind": "classification", "encode_x": _pixels(255), "outputs": 10, "batch_size": 512, "bundled": False}
 _DIGITS = {"kind": "classification", "encode_x": _pixels(16), "outputs": 10, "batch_size": 64}
 _WORDS = {"kind": "binary", "encode_x": _words(10_000, 128), "vocabulary": 10_000, "bundled": False}
 _INK = {"kind": "binary", "encode_x": _indices, "vocabulary": 17, "batch_size": 64}
-_FACES = {"encode_x": _pixels(255), "batch_size": 256, "bundled": False}
-_FACE_LABELS = (
+_FACE = {"kind": "classification", "encode_x": _pixels(255), "batch_size": 256, "bundled": False}
+_SMALL_PHOTOS = {"kind": "classification", "encode_x": _pixels(255), "batch_size": 64}
+_WIRES = {"kind": "classification", "encode_x": _words(30_000, 512, front=True), "vocabulary": 30_000}
+_SHORT_WIRES = {"kind": "classification", "encode_x": _words(100, 40, front=True), "vocabulary": 100}
+_WIRES |= {"outputs": 46, "batch_size": 256, "bundled": False}
+_SHORT_WIRES |= {"outputs": 5, "batch_size": 32}
+_SHORT_REVIEWS = {"kind": "binary", "encode_x": _words(100, 40), "vocabulary": 100, "batch_size": 32}
+_FACES = (
     "faces, 64 x 64 (published: 256 x 256), labelled by an algorithm and then annotators from how people look: "
     "draw no conclusions about people (UTKFace)"
 )
@@ -275,45 +299,34 @@ _TRACTS = "506 tracts, median home value, Keras's test split; column b encodes r
 _FILMS = "25,000 + 25,000 film reviews, positive 1 or negative 0, first 127 words (aclImdb)"
 _SENTENCES = "digits as sentences of 64 words, one for each amount of ink; even 1, odd 0"
 _PATCHES = "1,800 patches, 8 x 8, of two photographs: which one? (scikit-learn)"
-_MASSES = "569 breast masses, malignant 0 or benign 1 (UCI, scikit-learn)"
+_NEWSWIRES = "11,228 newswires of 46 topics, last 512 words (Reuters-21578, Distribution 1.0; for research only)"
+_REPORTS = "500 invented newswires of 5 subjects, last 40 words (made by code)"
+_OPINIONS = "500 invented film reviews, positive 1 or negative 0, first 40 words (made by code)"
+_FIGURES = "3,000 drawn figures, 28 x 28 in colour (made by code)"
 _WINES = "178 wines, 3 cultivars (scikit-learn)"
 _PATIENTS = "442 patients, disease progression after a year (Efron et al. 2004, scikit-learn)"
-_breast_cancer, _wine, _diabetes = (
-    _bundled(partial(load, return_X_y=True)) for load in (load_breast_cancer, load_wine, load_diabetes)
-)
+_wine, _diabetes = (_bundled(partial(load, return_X_y=True)) for load in (load_wine, load_diabetes))
 _ROWS = (
     Dataset("mnist", _NUMERALS, partial(readers.idx, "MNIST"), **_IMAGES),
     Dataset("fashion", _GARMENTS, partial(readers.idx, "FashionMNIST"), **_IMAGES),
     Dataset("boston", _TRACTS, readers.boston, "regression", _min_max, bundled=False),
     Dataset("imdb", _FILMS, readers.imdb, **_WORDS),
     Dataset("cifar10", _OBJECTS, readers.cifar10, **_IMAGES),
-    Dataset(
-        "utkface_age", f"age in 10 bins of {_FACE_LABELS}", _utkface(_decade), "classification", outputs=10, **_FACES
-    ),
-    Dataset(
-        "utkface_gender",
-        f"gender, one of 2, of {_FACE_LABELS}",
-        _utkface(lambda labels: labels[:, 1]),
-        "binary",
-        **_FACES,
-    ),
-    Dataset(
-        "utkface_ethnicity",
-        f"ethnicity, one of 5, of {_FACE_LABELS}",
-        _utkface(lambda labels: labels[:, 2]),
-        "classification",
-        outputs=5,
-        **_FACES,
-    ),
+    Dataset("reuters", _NEWSWIRES, _splitting(newswires.reuters), **_WIRES),
+    Dataset("utkface_age", f"age in 10 bins of {_FACES}", _faces(_decade), **_FACE, outputs=10),
+    Dataset("utkface_gender", f"gender, one of 2, of {_FACES}", _faces(_column(1)), **_FACE | {"kind": "binary"}),
+    Dataset("utkface_ethnicity", f"ethnicity, one of 5, of {_FACES}", _faces(_column(2)), **_FACE, outputs=5),
     Dataset("digits", "1,797 digits, 8 x 8 (UCI, scikit-learn)", _bundled(partial(_digits, permuted=False)), **_DIGITS),
     Dataset(
         "digits_permuted", "digits, one fixed pixel permutation", _bundled(partial(_digits, permuted=True)), **_DIGITS
     ),
     Dataset("digits_words", _SENTENCES, _bundled(_digits_words), **_INK),
-    Dataset(
-        "photo_patches", _PATCHES, _bundled(_photo_patches), "classification", _pixels(255), outputs=2, batch_size=64
-    ),
-    Dataset("breast_cancer", _MASSES, _breast_cancer, "binary", _standard),
+    Dataset("newswires", _REPORTS, _bundled(invented.newswires), **_SHORT_WIRES),
+    Dataset("reviews", _OPINIONS, _bundled(invented.reviews), **_SHORT_REVIEWS),
+    Dataset("photo_patches", _PATCHES, _bundled(_photo_patches), **_SMALL_PHOTOS, outputs=2),
+    Dataset("figure_shape", f"shape, one of 4, of {_FIGURES}", _drawn(_column(0)), **_SMALL_PHOTOS, outputs=4),
+    Dataset("figure_colour", f"colour, one of 6, of {_FIGURES}", _drawn(_column(1)), **_SMALL_PHOTOS, outputs=6),
+    Dataset("figure_size", f"size, one of 3, of {_FIGURES}", _drawn(_column(2)), **_SMALL_PHOTOS, outputs=3),
     Dataset("wine", _WINES, _wine, "classification", _standard, outputs=3),
     Dataset("diabetes", _PATIENTS, _diabetes, "regression", _standard),
 )
