@@ -93,10 +93,13 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("course", parents=[notebooks], help="release, grade and answer the problem sets")
     command.add_argument("step", choices=("release", "grade", "feedback"), help="in this order; grade with nbgrader")
     command.add_argument("folder", type=Path, metavar="DIR", help="the lecturer's folder")
+    command.add_argument("--variant", default="", metavar="NAME", help="release: 2027, or ties=higher,rounding=up")
+    command.add_argument("--students", type=Path, metavar="FILE", help="release: a name a line, a variant for each")
     command.add_argument(
         "--timeout", type=_at_least_one, metavar="SECONDS", help="grade: interrupt a longer cell (120)"
     )
     command.add_argument("--force", action="store_true", help="grade: also what is graded and has not changed")
+    command.add_argument("--answers", action="store_true", help="feedback: with model answers before the due date too")
     command.set_defaults(function=_course)
     return parser
 
@@ -259,17 +262,32 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _names(file: Path | None) -> list[str]:
+    """Return the names in a file, one a line."""
+    if file is None:
+        return []
+    try:
+        names = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise UsageError(f"{file} is not a text in UTF-8") from None
+    if not names or len(set(names)) < len(names):
+        raise UsageError(f"{file} must hold names, one a line, each once")
+    return names
+
+
 def _course(arguments: argparse.Namespace) -> int:
-    from msnlib.command import course
+    from msnlib.command import course, materials
 
     if arguments.step == "release":
         sources = _notebooks_folder(arguments.notebooks) / "assignments" / "source"
-        outcomes = course.release(arguments.folder, sources)
+        outcomes = materials.release(arguments.folder, sources, arguments.variant, _names(arguments.students))
     elif arguments.step == "grade":
         outcomes = course.grade(arguments.folder, arguments.timeout, arguments.force)
     else:
-        outcomes = course.feedback(arguments.folder)
+        outcomes = course.feedback(arguments.folder, arguments.answers)
     failed = False
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a student's name may have letters that the terminal has not
     for outcome in outcomes:
         print(f"msn: {outcome}" if outcome.failed else outcome, file=sys.stderr if outcome.failed else None, flush=True)
         failed |= outcome.failed
