@@ -388,7 +388,7 @@ def test_a_cell_that_ends_python_or_ignores_interrupts_costs_what_depends_on_it(
     hand_in(folder, "deadly", "import os\ndef one():\n    os._exit(1)")
     hand_in(folder, "gone", cells=[extra("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")])
     hand_in(folder, "exit", "def one():\n    exit()\n    return 1")
-    hand_in(folder, "loud", "def one():\n    print('x' * 100 * 1000 * 1000)\n    return 1")
+    hand_in(folder, "loud", "def one():\n    print('x' * 5_000_000)\n    return 1")
     hand_in(folder, "sly", "import sys\ndef one():\n    sys.displayhook(2.0)\n    return 7")
     code, out, err = msn("grade", folder, "--timeout", 2)
     assert (code, err) == (0, [])

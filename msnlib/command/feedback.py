@@ -96,17 +96,17 @@ def _verdict(part: Part, cell: Notebook) -> str:
 
 def _why(outputs: list[Mapping[str, Any]]) -> str:
     """Return what made a cell fail, in one line."""
-    for output in outputs:
-        if output["output_type"] == "error":
-            name, value = output["ename"], " ".join(output["evalue"].split())
-            if name == "AssertionError":
-                return value or "a test failed"
-            if name == "NotImplementedError":
-                return value or "not answered"
-            if name in (TOO_LONG, DIED):
-                return value or "it took too long"
-            return f"{name}: {value}"
-    return ""
+    errors = {output["ename"]: " ".join(output["evalue"].split()) for output in outputs if "ename" in output}
+    known = {
+        TOO_LONG: "it took too long",
+        DIED: "",
+        "AssertionError": "a test failed",
+        "NotImplementedError": "not answered",
+    }
+    for name, otherwise in known.items():
+        if name in errors:
+            return errors[name] or otherwise
+    return "".join(f"{name}: {value}" for name, value in list(errors.items())[:1])
 
 
 def _model(cell: Notebook) -> Iterator[Notebook]:
