@@ -91,10 +91,14 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(function=_inspect)
 
     command = commands.add_parser("course", parents=[notebooks], help="release, grade and answer the problem sets")
-    command.add_argument("step", choices=("release", "grade", "feedback"), help="in this order; grade with nbgrader")
+    steps = ("release", "grade", "feedback", "instructor")
+    command.add_argument(
+        "step", choices=steps, help="the first three in this order; instructor: the lecturer's archive"
+    )
     command.add_argument("folder", type=Path, metavar="DIR", help="the lecturer's folder")
     command.add_argument("--variant", default="", metavar="NAME", help="release: 2027, or ties=higher,rounding=up")
     command.add_argument("--students", type=Path, metavar="FILE", help="release: a name a line, a variant for each")
+    command.add_argument("--install", default="", metavar="WHAT", help="release: from where students' pip gets msnlib")
     command.add_argument(
         "--timeout", type=_at_least_one, metavar="SECONDS", help="grade: interrupt a longer cell (120)"
     )
@@ -280,7 +284,10 @@ def _course(arguments: argparse.Namespace) -> int:
 
     if arguments.step == "release":
         sources = _notebooks_folder(arguments.notebooks) / "assignments" / "source"
-        outcomes = materials.release(arguments.folder, sources, arguments.variant, _names(arguments.students))
+        names = _names(arguments.students)
+        outcomes = materials.release(arguments.folder, sources, arguments.variant, names, arguments.install)
+    elif arguments.step == "instructor":
+        outcomes = materials.instructor(arguments.folder, _notebooks_folder(arguments.notebooks).parent)
     elif arguments.step == "grade":
         outcomes = course.grade(arguments.folder, arguments.timeout, arguments.force)
     else:

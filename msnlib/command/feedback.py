@@ -2,6 +2,7 @@
 
 import copy
 import html
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,13 @@ from msnlib.command.handins import Notebook, mark, model_answer, without_hidden_
 from msnlib.lab.notebooks import source_of
 
 WAITS = "not yet graded"
+_SAID = {  # errors that need no traceback, the most telling first
+    TOO_LONG: "it took too long",
+    DIED: "",
+    "AssertionError": "a test failed",
+    "NotImplementedError": "not answered",
+}
+_STYLE = "<style>#notebook td, #notebook th { text-align: left !important }</style>"
 
 
 def page(title: str, graded: Notebook, cells: Iterable[Notebook], grades: Grades, answers: bool) -> str:
@@ -31,7 +39,7 @@ def page(title: str, graded: Notebook, cells: Iterable[Notebook], grades: Grades
     parts = {part.name: part for part in grades.parts}
     for cell in graded["cells"]:
         name = mark(cell)
-        whole.append(_plain(cell, answers))
+        whole.append(_plain(cell, answers, tested=name in parts))
         if name in parts:
             whole.append(_text(_verdict(parts[name], cell)))
         if name in grades.comments:
@@ -44,7 +52,7 @@ def page(title: str, graded: Notebook, cells: Iterable[Notebook], grades: Grades
     exporter = HTMLExporter(
         template_name="classic", mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url=""
     )
-    made, _ = exporter.from_notebook_node(nbformat.from_dict(notebook), {"metadata": {"name": title}})
+    made, _ = exporter.from_notebook_node(nbformat.reads(json.dumps(notebook), 4), {"metadata": {"name": title}})
     return made
 
 
@@ -52,23 +60,24 @@ def _text(source: str) -> Notebook:
     return {"cell_type": "markdown", "metadata": {}, "source": source}
 
 
-def _plain(cell: Notebook, answers: bool) -> Notebook:
-    """A cell as it is shown: its hidden tests only with the ``answers``, what an error was in one line."""
+def _plain(cell: Notebook, answers: bool, tested: bool) -> Notebook:
+    """A cell as it is shown: its hidden tests only with the ``answers``, and what a test says once, below it."""
     cell = copy.deepcopy(cell)
     cell |= {"metadata": {}, "source": source_of(cell)}
     if cell["cell_type"] == "code":
         if not answers:
             cell["source"] = without_hidden_tests(cell["source"])
-        for output in cell["outputs"]:
-            if output["output_type"] == "error":
-                output["traceback"] = [_why([output])]
+        failed = [output for output in cell["outputs"] if output.get("ename") in _SAID]
+        for output in failed:
+            output["traceback"] = [_why([output])]
+        cell["outputs"] = [output for output in cell["outputs"] if not (tested and output in failed)]
     return cell
 
 
 def _summary(title: str, grades: Grades, graded: Notebook) -> str:
     waiting = sum(part.maximum for part in grades.waiting)
     so_far = f" so far; {waiting:g} {WAITS}" if waiting else ""
-    lines = [f"# {html.escape(title)}: {grades.points:g} of {grades.maximum:g} points{so_far}", ""]
+    lines = [_STYLE, "", f"# {html.escape(title)}: {grades.points:g} of {grades.maximum:g} points{so_far}", ""]
     if grades.hours_late:
         taken = f"; {grades.penalty:g} points taken off" if grades.penalty else ""
         lines += [f"Handed in {grades.hours_late:g} hours late{taken}.", ""]
@@ -97,13 +106,7 @@ def _verdict(part: Part, cell: Notebook) -> str:
 def _why(outputs: list[Mapping[str, Any]]) -> str:
     """Return what made a cell fail, in one line."""
     errors = {output["ename"]: " ".join(output["evalue"].split()) for output in outputs if "ename" in output}
-    known = {
-        TOO_LONG: "it took too long",
-        DIED: "",
-        "AssertionError": "a test failed",
-        "NotImplementedError": "not answered",
-    }
-    for name, otherwise in known.items():
+    for name, otherwise in _SAID.items():
         if name in errors:
             return errors[name] or otherwise
     return "".join(f"{name}: {value}" for name, value in list(errors.items())[:1])

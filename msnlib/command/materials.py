@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +24,34 @@ c.Execute.timeout = 120  # seconds a cell may take; `msn course grade --timeout`
 """
 
 
-def release(folder: Path, sources: Path, variant: str = "", students: Sequence[str] = ()) -> Iterator[Outcome]:
-    """Copy problem sets to a course and make the students' versions.
+README = """\
+# Problem sets
+
+Open `start.ipynb` first: it checks that everything is there. Then `ps1.ipynb` and the others, in their order.
+{install}
+Hand in the notebook itself, under the name it has.
+"""
+INSTALL = """
+You need Python 3.11 or newer, and once:
+
+```sh
+pip install -r requirements.txt jupyterlab
+```
+"""
+ARCHIVE = ("notebooks/assignments", "notebooks/solutions", "course", "docs/teaching.md", "docs/syllabus.md")
+
+
+def release(
+    folder: Path, sources: Path, variant: str = "", students: Sequence[str] = (), install: str = ""
+) -> Iterator[Outcome]:
+    """Copy problem sets to a course and make the students' versions, in its folder ``handout``.
 
     Args:
         folder: of the course. Problem sets that are in its ``source`` already are left as they are, and released too.
-        sources: holds a folder per problem set.
+        sources: holds a folder per problem set; a notebook ``start.ipynb`` beside it is handed out too.
         variant: what is asked, see `msnlib.command.variants.choose`.
         students: names; when given, each has a variant of their own, in ``handout/<student>``.
+        install: what students' ``pip install`` is given to install msnlib.
 
     Yields:
         What became of each problem set.
@@ -64,6 +85,7 @@ def release(folder: Path, sources: Path, variant: str = "", students: Sequence[s
                 note = error or f"released with {table.maximum(name):g} points{notes.get(name, '')}"
                 yield Outcome(name, "", note, failed=bool(error))
             _hand_out(course, sets)
+            _hand_out_start(course, Path(sources).parent / "start.ipynb", install)
 
 
 @dataclass(frozen=True)
@@ -104,19 +126,71 @@ def _write_source(sources: Path, course: CourseFolder, made: _Set) -> str:
         return ", as it is in the course's folder"
     beside = shutil.ignore_patterns(".*", f"{made.base}.ipynb")
     shutil.copytree(sources / made.base, path.parent, ignore=beside)
-    with replacing(path) as part:
-        part.write_text(json.dumps(made.notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write_notebook(path, made.notebook)
     return "".join(f", {choice} {value}" for choice, value in made.chosen.items())
 
 
 def _hand_out(course: CourseFolder, sets: Iterable[_Set]) -> None:
-    """Lay every student's variants out in a folder of their own, and note whose they are."""
+    """Lay out what students get, everyone's own variants in a folder each, and note whose they are."""
     whose: dict[str, dict[str, str]] = {}
     for made in sets:
+        handout = course.path / "handout"
         for student in made.students:
             whose.setdefault(made.base, {})[student] = made.name
-            target = course.path / "handout" / identifier(student) / f"{made.base}.ipynb"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(course.released(made.name), target)
+        for place in [handout / identifier(student) for student in made.students] or [handout]:
+            place.mkdir(parents=True, exist_ok=True)
+            if course.released(made.name).is_file():
+                shutil.copyfile(course.released(made.name), place / f"{made.base}.ipynb")
     for name, variants in whose.items():
         course.keep_variants(name, variants)
+
+
+def _hand_out_start(course: CourseFolder, start: Path, install: str) -> None:
+    handout = course.path / "handout"
+    if not start.is_file() or not handout.is_dir():
+        return
+    _write_notebook(handout / "start.ipynb", resolve(read_notebook(start), {"install": install}))
+    (handout / "README.md").write_text(README.format(install=INSTALL if install else ""), encoding="utf-8")
+    if install:
+        (handout / "requirements.txt").write_text(f"{install}\n", encoding="utf-8")
+
+
+def _write_notebook(path: Path, notebook: Mapping[str, Any]) -> None:
+    with replacing(path) as part:
+        part.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def instructor(folder: Path, checkout: Path) -> Iterator[Outcome]:
+    """Write ``msnlib-instructor.zip``: all that a lecturer needs and students should not have.
+
+    Args:
+        folder: where it goes.
+        checkout: of this repository.
+
+    Yields:
+        What is in it.
+
+    Raises:
+        UsageError: ``checkout`` holds no problem sets.
+    """
+    if not problem_sets(checkout / "notebooks" / "assignments" / "source"):
+        raise UsageError(
+            f"no problem sets in {checkout / 'notebooks' / 'assignments' / 'source'}: this needs a checkout"
+        )
+    files: list[Path] = []
+    for name in ARCHIVE:
+        path = checkout / name
+        files += sorted(path.rglob("*")) if path.is_dir() else [path]
+    files = [
+        file
+        for file in files
+        if file.is_file() and not any(p.startswith(".") for p in file.relative_to(checkout).parts)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        replacing(folder / "msnlib-instructor.zip") as part,
+        zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for file in files:
+            archive.write(file, f"msnlib-instructor/{file.relative_to(checkout).as_posix()}")
+    yield Outcome("", "", f"{folder / 'msnlib-instructor.zip'}: {len(files)} files, not for students")
