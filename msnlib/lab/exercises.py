@@ -33,7 +33,7 @@ def unaided(*allowed: Callable[..., Any]) -> Iterator[None]:
     """A block in which msnlib's functions may not be called: what an exercise teaches is to be written, not wrapped.
 
     Args:
-        allowed: functions of msnlib that may be called, and may call others.
+        allowed: functions, and types, that may be called, and may call any other.
 
     Raises:
         AssertionError: another one was called; the message names it.
@@ -46,10 +46,10 @@ def unaided(*allowed: Callable[..., Any]) -> Iterator[None]:
         code = frame.f_code
         if event == "return" and inside and frame is inside[0]:
             inside.clear()
-        elif event == "call" and not inside and code.co_filename.startswith(FOLDER) and code.co_filename != __file__:
+        elif event == "call" and not inside:
             if code in codes:
                 inside.append(frame)
-            else:
+            elif code.co_filename.startswith(FOLDER) and code.co_filename != __file__:
                 called.append(code.co_qualname)
 
     before = sys.getprofile()
