@@ -27,9 +27,14 @@ from msnlib.lab.notebooks import declared, source_of
 
 SOURCES = Path(__file__).parent.parent / "notebooks" / "assignments" / "source"
 SOLUTIONS = sorted((SOURCES.parent.parent / "solutions").glob("*.ipynb"))
-NAMES = ("ps1", "ps2", "ps3")
+NAMES = ("ps1", "ps2", "ps3", "ps4")
 # As small as they can be, with another seed than the released one: the tests must not know its numbers.
-SMALL = {"ps1": {"seed": 7}, "ps2": {"seed": 7, "steps": 12}, "ps3": {"seed": 7, "seeds": 1, "width": 16, "epochs": 1}}
+SMALL = {
+    "ps1": {"seed": 7},
+    "ps2": {"seed": 7, "steps": 12},
+    "ps3": {"seed": 7, "seeds": 1, "width": 16, "epochs": 1},
+    "ps4": {"seed": 7, "seeds": 2, "width": 16, "epochs": 1},
+}
 
 
 def read(path):
@@ -446,6 +451,40 @@ WRONG = [
         '.groupby("place").mean() * 0 + (by_partner["alike"] - by_partner["other"]).mean()',
     ),
     Wrong("ps3", "exercise5", "sum, not mean", "effect missing", MEAN, '.groupby("place").sum()'),
+    Wrong("ps4", "exercise1", "who does not starve", "starving", "(count == 0)", "(count > 0)"),
+    Wrong("ps4", "exercise1", "columns, not rows", "starving", "owned.sum(1)", "owned.sum(0)"),
+    Wrong("ps4", "exercise1", "one is none", "starving", "(count == 0)", "(count <= 1)"),
+    Wrong("ps4", "exercise1", "the first only", "starving", ".tolist()", ".tolist()[:1]"),
+    Wrong("ps4", "exercise2", "precision", "recall", "predicted[targets == k]", "targets[predicted == k]"),
+    Wrong("ps4", "exercise2", "a share", "recall", "100 * (of_class", "(of_class"),
+    Wrong("ps4", "exercise2", "of all images", "recall", "predicted[targets == k]", "predicted"),
+    Wrong("ps4", "exercise2", "no images, no NaN", "recall", ".mean().item()", ".mean().nan_to_num().item()"),
+    Wrong("ps4", "exercise3", "the paper's rule", "outputs", "if not offer.is_output:", "if True:"),
+    Wrong("ps4", "exercise3", "every tensor alike", "others", "if not offer.is_output:", "if False:"),
+    Wrong("ps4", "exercise3", "one too few", "count outputs", "[: offer.count]", "[: offer.count - 1]"),
+    Wrong("ps4", "exercise3", "by score, not position", "count outputs", "[chosen].sort().values", "[chosen]"),
+    Wrong("ps4", "exercise3", "places among the offered", "count outputs", "offer.positions[chosen]", "chosen"),
+    Wrong(
+        "ps4",
+        "exercise3",
+        "takes what is there",
+        "count",
+        "raise CapacityError(name, offer.count, len(offer.positions), math.prod(offer.shape))",
+        "pass",
+    ),
+    Wrong(
+        "ps4",
+        "exercise3",
+        "msnlib's own",
+        "count outputs others",
+        "if not offer.is_output:\n            kept[name] = anywhere(offer)",
+        "if True:\n            kept[name] = offer.best(by_unit=offer.is_output)",
+    ),
+    Wrong("ps4", "exercise4", "the missing count", "measure", "/ len(there)", "/ len(recalls)"),
+    Wrong("ps4", "exercise4", "the worst", "measure", "sum(there) / len(there)", "min(there)"),
+    Wrong("ps4", "exercise4", "one-sided", "interval", "(1 + confidence) / 2", "confidence"),
+    Wrong("ps4", "exercise4", "n, not n - 1", "interval", "len(series) - 1)", "len(series))"),
+    Wrong("ps4", "exercise4", "no square root of n", "interval", " / math.sqrt(len(series))", ""),
 ]
 
 
@@ -550,13 +589,23 @@ LOST = {
         "exercise2-pairs exercise2-missing exercise3-bound exercise3-missing exercise4-decision exercise4-margin"
     ),
     ("ps3", "partner", "other"): "exercise5-effect exercise5-missing",
+    ("ps4", "starving", "few"): "exercise1-starving",
+    ("ps4", "head", "least"): "exercise3-outputs",
+    ("ps4", "measure", "reached"): "exercise4-measure",
 }
 
 
-def variants(name):
+def everything(name):
     """Every combination of what can be asked, the published one first."""
     offered = choices(read(SOURCES / name / f"{name}.ipynb"))
     return [dict(zip(offered, values, strict=True)) for values in itertools.product(*offered.values())]
+
+
+def variants(name):
+    """The published combination, those that differ from it in one choice, and that which differs in all."""
+    published, *others = everything(name)
+    differ = {tuple(one.values()): sum(one[key] != published[key] for key in one) for one in others}
+    return [published, *(one for one in others if differ[tuple(one.values())] in (1, max(differ.values())))]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -578,10 +627,20 @@ def test_a_variant_asks_for_something_else_every_time_and_is_the_same_every_time
         drawn = [choose(source, name, str(year)) for year in range(2026, 2056)]
         assert drawn == [choose(source, name, str(year)) for year in range(2026, 2056)]
         assert choose(source, name) not in drawn, "never what is published"
-        assert {tuple(one.values()) for one in drawn} == {tuple(one.values()) for one in variants(name)[1:]}
+        assert {tuple(one.values()) for one in drawn} == {tuple(one.values()) for one in everything(name)[1:]}
     assert choose(read(SOURCES / "ps1" / "ps1.ipynb"), "ps1", "ties=higher")["ties"] == "higher"
     with pytest.raises(UsageError, match="ties of ps1 is 'both', but must be one of lower, higher"):
         choose(read(SOURCES / "ps1" / "ps1.ipynb"), "ps1", "ties=both")
+
+
+def test_the_start_notebook_finds_what_is_there(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    names = {}
+    for cell in resolve(read(SOURCES.parent / "start.ipynb"), {"install": ""})["cells"]:
+        if cell["cell_type"] == "code":
+            exec(source_of(cell), names)
+    assert capsys.readouterr().out.splitlines()[-1] == "Everything is there."
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)

@@ -293,6 +293,17 @@ def test_pages_say_what_was_expected_and_what_came(played):
         assert "Model answer" not in text and "every count can be asked for" not in text, "before the due date"
 
 
+def test_students_get_problem_sets_without_answers_and_a_start(played):
+    for course in played:
+        handout = course.folder / "handout"
+        names = ["README.md", "ps1.ipynb", "ps2.ipynb", "ps3.ipynb", "ps4.ipynb", "start.ipynb"]
+        assert sorted(path.name for path in handout.iterdir()) == names
+        for name in names:
+            text = (handout / name).read_text(encoding="utf-8")
+            assert not re.search("SOLUTION|HIDDEN TESTS|Marking:|# %|[«»]", text), name
+        assert "raise NotImplementedError()" in (handout / "ps1.ipynb").read_text(encoding="utf-8")
+
+
 def test_edited_deleted_and_copied_cells_are_as_the_problem_set_has_them(played):
     first, second = played
     for course, student, names in (
@@ -510,9 +521,12 @@ def test_each_student_can_have_a_variant_of_their_own(tmp_path):
         )
         cell["source"] = cell["source"].replace(" + 1 == 2", " != 9")
     put(either, tmp_path, "assignments", "source", "loop", "loop.ipynb")
-    assert (
-        msn("release", folder, "--notebooks", tmp_path, "--variant", "2027", "--students", tmp_path / "names.txt")[0]
-        == 0
+    put((NOTEBOOKS / "assignments" / "start.ipynb").read_bytes(), tmp_path, "assignments", "start.ipynb")
+    asked = ("--variant", "2027", "--students", tmp_path / "names.txt", "--install", "msnlib @ https://a.b/c.whl")
+    assert msn("release", folder, "--notebooks", tmp_path, *asked)[0] == 0
+    assert (folder / "handout" / "requirements.txt").read_text() == "msnlib @ https://a.b/c.whl\n"
+    assert '%pip install --quiet "msnlib @ https://a.b/c.whl"' in "".join(
+        source_of(cell) for cell in json.loads((folder / "handout" / "start.ipynb").read_text())["cells"]
     )
     handed_out = {
         name: json.loads((folder / "handout" / identifier(name) / "loop.ipynb").read_text()) for name in names
@@ -537,6 +551,30 @@ def test_each_student_can_have_a_variant_of_their_own(tmp_path):
     }
 
 
+def test_the_lecturers_archive_has_what_students_have_not(tmp_path):
+    code, out, err = msn("instructor", tmp_path, "--notebooks", NOTEBOOKS)
+    assert (code, err) == (0, []) and re.fullmatch(
+        rf"{tmp_path}/msnlib-instructor.zip: \d+ files, not for students", out[0]
+    )
+    with zipfile.ZipFile(tmp_path / "msnlib-instructor.zip") as archive:
+        archive.extractall(tmp_path)
+    unpacked = tmp_path / "msnlib-instructor"
+    for name in ("course/rubric.md", "course/questions.md", "course/slides/week1.md", "docs/teaching.md"):
+        assert (unpacked / name).is_file()
+    source = unpacked / "notebooks" / "assignments" / "source" / "ps1" / "ps1.ipynb"
+    assert "BEGIN HIDDEN TESTS" in source.read_text(encoding="utf-8")
+    code, out, err = msn("instructor", tmp_path, "--notebooks", tmp_path)
+    assert code == 2 and err[0].endswith("this needs a checkout")
+
+
+def test_slides_show_pictures_that_the_notebooks_have():
+    for week in sorted((NOTEBOOKS.parent / "course" / "slides").glob("*.md")):
+        for number, name in re.findall(r"figures/(\d\d)-([\w-]+)\.png", week.read_text(encoding="utf-8")):
+            (path,) = NOTEBOOKS.glob(f"{number}_*.ipynb")
+            cells = {cell["id"]: cell.get("outputs", []) for cell in json.loads(path.read_text())["cells"]}
+            assert any("image/png" in output.get("data", {}) for output in cells.get(name, [])), f"{week.name}: {name}"
+
+
 def test_what_cannot_be_done_is_one_line(tmp_path, monkeypatch):
     absent = tmp_path / "absent"
     assert msn("grade", absent) == (
@@ -552,7 +590,7 @@ def test_what_cannot_be_done_is_one_line(tmp_path, monkeypatch):
     ]
     assert msn("release", tmp_path / "course", "--notebooks", NOTEBOOKS, "--variant", "tie=lower")[2] == [
         "msn: 'tie=lower' is no choice of these problem sets; they have "
-        "biases, direction, momentum, partner, reads, rounding, ties"
+        "biases, direction, head, measure, momentum, partner, reads, rounding, starving, ties"
     ]
     put("anna\nanna\n", tmp_path, "names.txt")
     assert msn("release", tmp_path / "course", "--notebooks", NOTEBOOKS, "--students", tmp_path / "names.txt")[2] == [
