@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from msnlib.command.jobs import choose_notebooks, find_notebooks, plan
 from msnlib.command.process import Outcome
@@ -90,6 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("file", type=Path, metavar="FILE", help="written by msnlib.save")
     command.set_defaults(function=_inspect)
 
+    _add_course(commands, notebooks)
+    return parser
+
+
+def _add_course(commands: Any, notebooks: argparse.ArgumentParser) -> None:
     command = commands.add_parser("course", parents=[notebooks], help="release, grade and answer the problem sets")
     steps = ("release", "grade", "feedback", "instructor")
     command.add_argument(
@@ -105,7 +110,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--force", action="store_true", help="grade: also what is graded and has not changed")
     command.add_argument("--answers", action="store_true", help="feedback: with model answers before the due date too")
     command.set_defaults(function=_course)
-    return parser
 
 
 def _notebooks_folder(given: Path | None) -> Path:
