@@ -629,6 +629,10 @@ def test_a_variant_asks_for_something_else_every_time_and_is_the_same_every_time
         assert choose(source, name) not in drawn, "never what is published"
         assert {tuple(one.values()) for one in drawn} == {tuple(one.values()) for one in everything(name)[1:]}
     assert choose(read(SOURCES / "ps1" / "ps1.ipynb"), "ps1", "ties=higher")["ties"] == "higher"
+    plain = {"metadata": {}, "cells": [{"source": "# %% a lecturer's own", "metadata": {}}]}
+    assert resolve(plain, {}) == plain
+    with pytest.raises(UsageError, match="is no template: "):
+        resolve(plain | {"metadata": {"msnlib": {}}}, {})
     with pytest.raises(UsageError, match="ties of ps1 is 'both', but must be one of lower, higher"):
         choose(read(SOURCES / "ps1" / "ps1.ipynb"), "ps1", "ties=both")
 

@@ -543,6 +543,13 @@ def test_each_student_can_have_a_variant_of_their_own(tmp_path):
             "loop.ipynb",
         )
     put(handed_out["anna"], folder, "submitted", "guest", "loop", "loop.ipynb")
+    put("\n".join(["aaron", *names]), tmp_path, "names.txt")  # one more, and another variant by mistake
+    asked = ("--variant", "2028", "--students", tmp_path / "names.txt")
+    assert msn("release", folder, "--notebooks", tmp_path, *asked)[0] == 0
+    assert {name: json.loads((folder / "handout" / identifier(name) / "loop.ipynb").read_text()) for name in names} == (
+        handed_out
+    )
+    assert (folder / "handout" / "aaron" / "loop.ipynb").is_file()
     code, out, err = msn("grade", folder)
     assert err == ["msn: guest loop: no variant was made for this student: see msn course release --students"]
     rows = grades(folder)

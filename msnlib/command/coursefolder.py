@@ -63,15 +63,18 @@ class CourseFolder:
         """Return what was handed in."""
         if not self.submitted.is_dir():
             return []
-        variants = _read(self._variants)
         found = []
         for hand_in in find_hand_ins(self.submitted):
-            if hand_in.assignment in variants:
-                variant = variants[hand_in.assignment].get(hand_in.student, "")
+            if variants := self.variants(hand_in.assignment):
+                variant = variants.get(hand_in.student, "")
                 problem = "" if variant else "no variant was made for this student: see msn course release --students"
                 hand_in = replace(hand_in, variant=variant, problem=hand_in.problem or problem)
             found.append(hand_in)
         return found
+
+    def variants(self, name: str) -> dict[str, str]:
+        """Return which problem set each student has for ``name``, or nothing where all have the same."""
+        return _read(self._variants).get(name, {})
 
     def keep_variants(self, name: str, variants: Mapping[str, str]) -> None:
         """Note which problem set each student has for ``name``."""

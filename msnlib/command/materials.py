@@ -1,5 +1,6 @@
 """What a course is given with: the students' problem sets in a variant, and the lecturer's archive."""
 
+import itertools
 import json
 import shutil
 import zipfile
@@ -111,11 +112,13 @@ def _variants(sources: Path, names: Iterable[str], variant: str, students: Seque
             chosen = choose(notebook, name, variant)
             yield _Set(name, name, resolve(notebook, chosen, seed), chosen)
             continue
-        everyone: dict[tuple[str, ...], list[str]] = {}
+        values = list(itertools.product(*choices(notebook).values()))
+        numbers: dict[int, list[str]] = {}
         for student in students:
-            everyone.setdefault(tuple(choose(notebook, name, f"{variant} {student}").values()), []).append(student)
-        for number, (values, who) in enumerate(sorted(everyone.items()), start=1):
-            chosen = dict(zip(choices(notebook), values, strict=True))
+            chosen = choose(notebook, name, f"{variant} {student}")
+            numbers.setdefault(values.index(tuple(chosen.values())), []).append(student)
+        for number, who in sorted(numbers.items()):  # a choice keeps its number when students join
+            chosen = dict(zip(choices(notebook), values[number], strict=True))
             yield _Set(f"{name}-{number}", name, resolve(notebook, chosen, seed), chosen, tuple(who))
 
 
@@ -131,18 +134,17 @@ def _write_source(sources: Path, course: CourseFolder, made: _Set) -> str:
 
 
 def _hand_out(course: CourseFolder, sets: Iterable[_Set]) -> None:
-    """Lay out what students get, everyone's own variants in a folder each, and note whose they are."""
-    whose: dict[str, dict[str, str]] = {}
+    """Lay out what students get, in a folder each where they have variants; who has one keeps it."""
+    handout = course.path / "handout"
     for made in sets:
-        handout = course.path / "handout"
-        for student in made.students:
-            whose.setdefault(made.base, {})[student] = made.name
-        for place in [handout / identifier(student) for student in made.students] or [handout]:
+        whose = course.variants(made.base)
+        new = [student for student in made.students if student not in whose]
+        if new:
+            course.keep_variants(made.base, whose | dict.fromkeys(new, made.name))
+        for place in [handout / identifier(student) for student in new] if made.students else [handout]:
             place.mkdir(parents=True, exist_ok=True)
             if course.released(made.name).is_file():
                 shutil.copyfile(course.released(made.name), place / f"{made.base}.ipynb")
-    for name, variants in whose.items():
-        course.keep_variants(name, variants)
 
 
 def _hand_out_start(course: CourseFolder, start: Path, install: str) -> None:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from msnlib.files import UsageError
+from msnlib.files import UsageError, one_line
 from msnlib.lab.notebooks import source_of
 
 _SEED = re.compile(r"^seed: int = \d+", re.M)
@@ -51,7 +51,13 @@ def choose(notebook: Mapping[str, Any], name: str, variant: str = "") -> dict[st
 
 
 def resolve(notebook: Mapping[str, Any], chosen: Mapping[str, str], seed: int | None = None) -> dict[str, Any]:
-    """Return a problem set with only the rules that are ``chosen``, and, if given, this ``seed`` in its parameters."""
+    """Return a problem set with only the rules that are ``chosen``, and, if given, this ``seed`` in its parameters.
+
+    A notebook without ``msnlib`` in its metadata is returned as it is.
+
+    Raises:
+        UsageError: a cell is no template, or names a choice that is not there.
+    """
     import jinja2
 
     environment = jinja2.Environment(
@@ -66,9 +72,13 @@ def resolve(notebook: Mapping[str, Any], chosen: Mapping[str, str], seed: int | 
         keep_trailing_newline=True,
     )
     made = copy.deepcopy(dict(notebook))
-    made["metadata"].pop("msnlib", None)
+    if made["metadata"].pop("msnlib", None) is None:
+        return made
     for cell in made["cells"]:
-        text = environment.from_string(source_of(cell)).render(chosen)
+        try:
+            text = environment.from_string(source_of(cell)).render(chosen)
+        except jinja2.TemplateError as error:
+            raise UsageError(f"{source_of(cell).strip()[:40]!r} is no template: {one_line(error)}") from None
         if seed is not None and "parameters" in cell["metadata"].get("tags", []):
             text = _SEED.sub(f"seed: int = {seed}", text)
         cell["source"] = text.splitlines(keepends=True)
