@@ -23,10 +23,11 @@ import zipfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from msnlib.command.cli import main
-from msnlib.command.handins import HandInError, identifier, parse, shown
+from msnlib.command.handins import HandInError, assemble, identifier, parse, shown
 from msnlib.lab.notebooks import source_of
 
 pytest.importorskip("nbgrader")
@@ -615,6 +616,47 @@ def test_nothing_handed_in_or_graded_is_one_line(folder):
     ]
     hand_in(folder, "anna")
     assert msn("feedback", folder)[2] == [f"msn: nothing in {folder / 'autograded'}: msn course grade comes first"]
+
+
+def own(text):
+    return {"cell_type": "code", "id": "own", "metadata": {}, "source": text, "outputs": [], "execution_count": None}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda cells: cells,
+        lambda cells: cells[::-1],
+        lambda cells: [cell | {"metadata": {}} for cell in cells],  # a program that drops what it does not know
+        lambda cells: cells[1:2],
+        lambda cells: [*cells, copy.deepcopy(cells[1]), copy.deepcopy(cells[2])],
+        lambda cells: [cells[0], cells[1] | {"source": ""}, cells[1], *cells[2:]],
+        lambda cells: [cells[1] | {"source": "def one():"}, cells[1] | {"source": "    return 1"}, cells[2]],  # split
+        lambda cells: [cells[0] | {"source": "seed = 9"}, cells[1], cells[2] | {"source": "pass", "cell_type": "raw"}],
+    ],
+)
+def test_whatever_became_of_cells_the_problem_set_is_run_with_the_answers(change):
+    source = notebook_of(LOOP)
+    released = edited(source, {"one": "def one():\n    raise NotImplementedError()", "said": "YOUR ANSWER HERE"})
+    answered = edited(source, {"one": "def one():\n    return 1", "said": "YOUR ANSWER HERE"})
+    handed_in = parse(json.dumps(answered | {"cells": change(answered["cells"])}).encode(), "x")
+    whole = assemble(handed_in, released, source)["cells"]
+    assert [meta(cell).get("grade_id") for cell in whole] == [name for name, *_ in LOOP]
+    assert re.fullmatch(r"def one\(\):\s+return 1", whole[1]["source"])
+    assert [cell["source"] for cell in (whole[0], whole[2])] == [source_of(source["cells"][k]) for k in (0, 2)]
+    assert whole[3]["source"] == "YOUR ANSWER HERE"
+    assert [cell["cell_type"] for cell in whole] == ["code", "code", "code", "markdown"]
+    nbformat.validate(nbformat.from_dict(assemble(handed_in, released, source)))
+
+
+def test_cells_of_a_students_own_stay_where_they_are():
+    source = notebook_of(LOOP)
+    cells = [own("first"), *source["cells"][:2], own("after one"), own("again"), *source["cells"][2:], own("last")]
+    whole = assemble(parse(json.dumps(source | {"cells": cells}).encode(), "x"), source, source)["cells"]
+    found = [meta(cell).get("grade_id") or cell["source"] for cell in whole]
+    assert found == ["first", "parameters", "one", "after one", "again", "one-value", "said", "last"]
+    with pytest.raises(HandInError, match="it has none of its 2 graded cells"):
+        assemble(parse(json.dumps(source | {"cells": [own("1")]}).encode(), "x"), source, source)
 
 
 @pytest.mark.parametrize(
