@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 UV := $(VENV)/bin/uv --system-certs
 JOBS ?= 2
 
-.PHONY: help environment test reproduce report site notebooks lint lock
+.PHONY: help environment test reproduce report site slides notebooks lint lock
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 18
@@ -50,6 +50,9 @@ report: $(INSTALLED) ## re-make tables and figures from the runs in reports/, th
 
 site: $(INSTALLED) ## build the site from notebooks, records and docstrings into site/
 	@$(VENV)/bin/python docs/pages.py site && echo "open site/index.html"
+
+slides: $(INSTALLED) ## build the slides of the course into build/slides
+	@$(VENV)/bin/python -m sphinx -q -W -b revealjs course/slides build/slides && echo "open build/slides/index.html"
 
 lint: $(INSTALLED) ## check the style of code and notebooks
 	@$(VENV)/bin/ruff check .

@@ -1,12 +1,12 @@
-"""The problem sets tell right answers from wrong ones, and `msn course` takes them from release to feedback.
+"""The problem sets tell right answers from wrong ones, in every variant.
 
-The table runs a problem set's cells in this process, as a kernel would: a cell that raises or writes to stderr gets no
-points. The round trip does the same through nbgrader, for three students.
+Their cells are run in this process, as the kernel that grades runs them: a test cell that raises gives no points.
+tests/test_grading.py does the same through nbgrader, for a class of students.
 """
 
-import copy
-import csv
+import ast
 import io
+import itertools
 import json
 import re
 import sys
@@ -20,22 +20,31 @@ from pathlib import Path
 import pytest
 import torch
 
-from msnlib.command.cli import main
+from msnlib.command import explained
+from msnlib.command.variants import choices, choose, resolve
+from msnlib.files import UsageError
 from msnlib.lab.notebooks import declared, source_of
-
-pytest.importorskip("nbgrader")
 
 SOURCES = Path(__file__).parent.parent / "notebooks" / "assignments" / "source"
 SOLUTIONS = sorted((SOURCES.parent.parent / "solutions").glob("*.ipynb"))
-NAMES = ("ps1", "ps2", "ps3")
+NAMES = ("ps1", "ps2", "ps3", "ps4")
 # As small as they can be, with another seed than the released one: the tests must not know its numbers.
-SMALL = {"ps1": {"seed": 7}, "ps2": {"seed": 7, "steps": 12}, "ps3": {"seed": 7, "seeds": 1, "width": 16, "epochs": 1}}
+SMALL = {
+    "ps1": {"seed": 7},
+    "ps2": {"seed": 7, "steps": 12},
+    "ps3": {"seed": 7, "seeds": 1, "width": 16, "epochs": 1},
+    "ps4": {"seed": 7, "seeds": 2, "width": 16, "epochs": 1},
+}
 
 
-def read(which):
-    """A problem set by its name, or any notebook by its path."""
-    path = which if isinstance(which, Path) else SOURCES / which / f"{which}.ipynb"
+def read(path):
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def problem_set(name, **chosen):
+    """A problem set in a variant, the published one if nothing is chosen."""
+    source = read(SOURCES / name / f"{name}.ipynb")
+    return resolve(source, choose(source, name) | chosen)
 
 
 def meta(cell):
@@ -44,13 +53,15 @@ def meta(cell):
 
 def graded(name):
     """Test cell or answer -> its points."""
-    return {meta(cell)["grade_id"]: meta(cell)["points"] for cell in read(name)["cells"] if meta(cell).get("grade")}
+    return {
+        meta(cell)["grade_id"]: meta(cell)["points"] for cell in problem_set(name)["cells"] if meta(cell).get("grade")
+    }
 
 
 def automatic(name):
     return {
         meta(cell)["grade_id"]: meta(cell)["points"]
-        for cell in read(name)["cells"]
+        for cell in problem_set(name)["cells"]
         if meta(cell).get("grade") and not meta(cell)["solution"]
     }
 
@@ -62,13 +73,14 @@ def blank(source):
     )
 
 
-def points(name, monkeypatch, change=lambda grade_id, source: source):
-    """Test cell -> its points, when the solution cells are changed first."""
+def points(notebook, name, monkeypatch, change=lambda grade_id, source: source):
+    """Test cell -> its points, and -> what its failure says, when the answers are changed first."""
     module = types.ModuleType("__main__")
     monkeypatch.setitem(sys.modules, "__main__", module)
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    found = {}
-    for cell in read(name)["cells"]:
+    monkeypatch.setattr("builtins._what_was_expected", explained.say, raising=False)
+    found, said = {}, {}
+    for cell in notebook["cells"]:
         if cell["cell_type"] != "code":
             continue
         grade_id, source = meta(cell).get("grade_id"), source_of(cell)
@@ -76,15 +88,17 @@ def points(name, monkeypatch, change=lambda grade_id, source: source):
             source = change(grade_id, source)
         if grade_id == "parameters":
             source += "".join(f"\n{key} = {value!r}" for key, value in SMALL[name].items())
-        errors, failed = io.StringIO(), False
-        with redirect_stderr(errors), redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        tree = explained.Explained().visit(ast.parse(source))
+        failure = None
+        with redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()), warnings.catch_warnings():
             try:
-                exec(compile(source, f"{name} {grade_id}", "exec"), module.__dict__)
-            except Exception:
-                failed = True
-        if grade_id in automatic(name):
-            found[grade_id] = 0 if failed or errors.getvalue() else meta(cell)["points"]
-    return found
+                exec(compile(tree, f"{name} {grade_id}", "exec"), module.__dict__)
+            except Exception as error:
+                failure = error
+        if meta(cell).get("grade") and not meta(cell)["solution"]:
+            found[grade_id] = 0 if failure else meta(cell)["points"]
+            said[grade_id] = failure
+    return found, said
 
 
 @pytest.fixture(autouse=True)
@@ -128,6 +142,8 @@ MEAN = '.groupby("place").mean()'
 WRONG = [
     Wrong("ps1", "exercise1", "rounds down", "count one", COUNT, "max(1, int(density * numel))"),
     Wrong("ps1", "exercise1", "rounds up", "count one", COUNT, "-int(-density * numel // 1)"),
+    Wrong("ps1", "exercise1", "a half up", "count", COUNT, "max(1, int(density * numel + 0.5))"),
+    Wrong("ps1", "exercise1", "msnlib's own", "count one range", COUNT, '__import__("msnlib").entries(numel, density)'),
     Wrong("ps1", "exercise1", "may give none", "one", COUNT, "round(density * numel)"),
     Wrong("ps1", "exercise1", "one too many", "count one range", COUNT, "1 + round(density * numel)"),
     Wrong("ps1", "exercise1", "the visible examples", "count one range", COUNT, "{16: 4, 10: 5}.get(numel, 1)"),
@@ -148,6 +164,7 @@ WRONG = [
         TOP,
         "(scores > scores[order[count]]).nonzero().squeeze(1)",
     ),
+    Wrong("ps1", "exercise2", "msnlib's own", "distinct ties", TOP, '__import__("msnlib").top(scores, count)'),
     Wrong("ps1", "exercise2", "order of the scores", "distinct ties", TOP, "order[:count]"),
     Wrong(
         "ps1",
@@ -166,32 +183,39 @@ WRONG = [
         TOP,
         "torch.tensor([1, 3] if scores[1] == 0.9 else [0, 1])",
     ),
-    Wrong("ps1", "exercise3", "overlap", "disjoint capacity", "owner.flatten() == 0", "owner.flatten() >= 0"),
+    Wrong("ps1", "exercise3", "overlap", "disjoint capacity", "(part == 0)", "(part >= 0)"),
     Wrong(
         "ps1",
         "exercise3",
         "share of what is free",
         "disjoint capacity",
-        "asked = entries(owner.numel(), density)\n    free = (owner.flatten() == 0).nonzero().squeeze(1)",
-        "free = (owner.flatten() == 0).nonzero().squeeze(1)\n    asked = entries(len(free), density)",
+        "asked = entries(part.numel(), density)\n        free = (part == 0).nonzero().squeeze(1)",
+        "free = (part == 0).nonzero().squeeze(1)\n        asked = entries(len(free), density)",
     ),
     Wrong(
         "ps1",
         "exercise3",
         "takes what is there",
         "capacity",
-        'raise CapacityError("weight", asked, len(free), owner.numel())',
+        "raise CapacityError(name, asked, len(free), part.numel())",
         "asked = len(free)",
     ),
-    Wrong("ps1", "exercise3", "writes into the map", "disjoint", "owner.flatten().clone()", "owner.flatten()"),
-    Wrong("ps1", "exercise3", "refuses the exact fit", "first capacity", "asked > len(free)", "asked >= len(free)"),
+    Wrong("ps1", "exercise3", "writes into the map", "disjoint capacity", "owner.clone()", "owner"),
+    Wrong(
+        "ps1",
+        "exercise3",
+        "refuses the exact fit",
+        "first disjoint capacity",
+        "asked > len(free)",
+        "asked >= len(free)",
+    ),
     Wrong(
         "ps1",
         "exercise3",
         "positions among the free",
         "disjoint capacity",
-        "free[top(scores.flatten()[free], asked)]",
-        "top(scores.flatten()[free], asked)",
+        "free[top(scores[:, columns].flatten()[free], asked)]",
+        "top(scores[:, columns].flatten()[free], asked)",
     ),
     Wrong(
         "ps1",
@@ -276,6 +300,14 @@ WRONG = [
     ),
     Wrong(
         "ps2", "exercise4", "starts anew", "learns", "weight.detach()[mask].clone()", "weight.detach()[mask].mul(0.5)"
+    ),
+    Wrong(
+        "ps2",
+        "exercise4",
+        "reads the earlier task",
+        "learns",
+        "used = masks",
+        "used = [mask | other for mask, other in zip(masks, read or masks, strict=True)]",
     ),
     Wrong(
         "ps2",
@@ -377,6 +409,7 @@ WRONG = [
         "scipy.stats.t.ppf(confidence, n - 1)",
         "scipy.stats.norm.ppf(confidence)",
     ),
+    Wrong("ps3", "exercise3", "the other bound", "bound missing", "paired.mean() - width", "paired.mean() + width"),
     Wrong("ps3", "exercise3", "n, not n - 1", "bound missing", "ddof=1", "ddof=0"),
     Wrong("ps3", "exercise3", "no square root of n", "bound missing", " / math.sqrt(n)", ""),
     Wrong("ps3", "exercise3", "counts the missing", "bound missing", "n = len(paired)", "n = len(paired) + 1"),
@@ -396,18 +429,18 @@ WRONG = [
     Wrong(
         "ps3",
         "exercise5",
-        "unrelated minus related",
+        "the other way round",
         "effect missing",
-        'by_partner["related"] - by_partner["unrelated"]',
-        'by_partner["unrelated"] - by_partner["related"]',
+        'by_partner["alike"] - by_partner["other"]',
+        'by_partner["other"] - by_partner["alike"]',
     ),
     Wrong(
         "ps3",
         "exercise5",
         "not paired",
         "missing",
-        '(by_partner["related"] - by_partner["unrelated"]).groupby("place").mean()',
-        'by_partner.groupby("place")["related"].mean() - by_partner.groupby("place")["unrelated"].mean()',
+        '(by_partner["alike"] - by_partner["other"]).groupby("place").mean()',
+        'by_partner.groupby("place")["alike"].mean() - by_partner.groupby("place")["other"].mean()',
     ),
     Wrong(
         "ps3",
@@ -415,9 +448,43 @@ WRONG = [
         "places pooled",
         "effect missing",
         MEAN,
-        '.groupby("place").mean() * 0 + (by_partner["related"] - by_partner["unrelated"]).mean()',
+        '.groupby("place").mean() * 0 + (by_partner["alike"] - by_partner["other"]).mean()',
     ),
     Wrong("ps3", "exercise5", "sum, not mean", "effect missing", MEAN, '.groupby("place").sum()'),
+    Wrong("ps4", "exercise1", "who does not starve", "starving", "(count == 0)", "(count > 0)"),
+    Wrong("ps4", "exercise1", "columns, not rows", "starving", "owned.sum(1)", "owned.sum(0)"),
+    Wrong("ps4", "exercise1", "one is none", "starving", "(count == 0)", "(count <= 1)"),
+    Wrong("ps4", "exercise1", "the first only", "starving", ".tolist()", ".tolist()[:1]"),
+    Wrong("ps4", "exercise2", "precision", "recall", "predicted[targets == k]", "targets[predicted == k]"),
+    Wrong("ps4", "exercise2", "a share", "recall", "100 * (of_class", "(of_class"),
+    Wrong("ps4", "exercise2", "of all images", "recall", "predicted[targets == k]", "predicted"),
+    Wrong("ps4", "exercise2", "no images, no NaN", "recall", ".mean().item()", ".mean().nan_to_num().item()"),
+    Wrong("ps4", "exercise3", "the paper's rule", "outputs", "if not offer.is_output:", "if True:"),
+    Wrong("ps4", "exercise3", "every tensor alike", "others", "if not offer.is_output:", "if False:"),
+    Wrong("ps4", "exercise3", "one too few", "count outputs", "[: offer.count]", "[: offer.count - 1]"),
+    Wrong("ps4", "exercise3", "by score, not position", "count outputs", "[chosen].sort().values", "[chosen]"),
+    Wrong("ps4", "exercise3", "places among the offered", "count outputs", "offer.positions[chosen]", "chosen"),
+    Wrong(
+        "ps4",
+        "exercise3",
+        "takes what is there",
+        "count",
+        "raise CapacityError(name, offer.count, len(offer.positions), math.prod(offer.shape))",
+        "pass",
+    ),
+    Wrong(
+        "ps4",
+        "exercise3",
+        "msnlib's own",
+        "count outputs others",
+        "if not offer.is_output:\n            kept[name] = anywhere(offer)",
+        "if True:\n            kept[name] = offer.best(by_unit=offer.is_output)",
+    ),
+    Wrong("ps4", "exercise4", "the missing count", "measure", "/ len(there)", "/ len(recalls)"),
+    Wrong("ps4", "exercise4", "the worst", "measure", "sum(there) / len(there)", "min(there)"),
+    Wrong("ps4", "exercise4", "one-sided", "interval", "(1 + confidence) / 2", "confidence"),
+    Wrong("ps4", "exercise4", "n, not n - 1", "interval", "len(series) - 1)", "len(series))"),
+    Wrong("ps4", "exercise4", "no square root of n", "interval", " / math.sqrt(len(series))", ""),
 ]
 
 
@@ -445,7 +512,7 @@ def rounds(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_points_add_up_to_what_the_problem_set_says(name):
-    text = "\n".join(source_of(cell) for cell in read(name)["cells"] if cell["cell_type"] == "markdown")
+    text = "\n".join(source_of(cell) for cell in problem_set(name)["cells"] if cell["cell_type"] == "markdown")
     total, tests, hand = map(
         int, re.search(r"\*\*Points\*\* \| (\d+): (\d+) by tests .*, (\d+) by hand", text).groups()
     )
@@ -461,7 +528,7 @@ def test_points_add_up_to_what_the_problem_set_says(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_problem_set_says_what_a_student_must_know_and_declares_its_parameters(name):
-    notebook = read(name)
+    notebook = problem_set(name)
     opening = source_of(notebook["cells"][0])
     for heading in ("You will be able to", "Before you start", "Time", "What the pictures should look like"):
         assert f"**{heading}" in opening, heading
@@ -472,7 +539,7 @@ def test_a_problem_set_says_what_a_student_must_know_and_declares_its_parameters
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_test_cell_has_a_visible_and_a_hidden_part(name):
-    for cell in read(name)["cells"]:
+    for cell in problem_set(name)["cells"]:
         if meta(cell).get("grade") and not meta(cell)["solution"]:
             source = source_of(cell)
             hidden = re.findall(r"### BEGIN HIDDEN TESTS\n(.*?)### END HIDDEN TESTS", source, re.S)
@@ -487,17 +554,16 @@ def test_every_exercise_has_four_wrong_answers():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_right_answers_get_every_point_and_blank_ones_none(name, monkeypatch):
-    assert points(name, monkeypatch) == automatic(name)
-    blank_points = points(name, monkeypatch, lambda grade_id, source: blank(source))
-    assert blank_points == dict.fromkeys(automatic(name), 0)
+def test_blank_answers_get_no_points(name, monkeypatch):
+    found, _ = points(problem_set(name), name, monkeypatch, lambda grade_id, source: blank(source))
+    assert found == dict.fromkeys(automatic(name), 0)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_wrong_answers_lose_exactly_their_points(name, monkeypatch):
+def test_wrong_answers_lose_exactly_their_points_and_are_told_what_was_expected(name, monkeypatch):
     surprises = []
     for group in rounds(name):
-        found = points(name, monkeypatch, change_to(group))
+        found, said = points(problem_set(name), name, monkeypatch, change_to(group))
         lost = {cell for cell, worth in automatic(name).items() if found[cell] != worth}
         for wrong in group:
             mine = {cell.split("-")[1] for cell in lost if cell.split("-")[0] == wrong.exercise}
@@ -505,7 +571,80 @@ def test_wrong_answers_lose_exactly_their_points(name, monkeypatch):
                 surprises.append(f"{wrong.exercise}: {wrong.what}: lost {sorted(mine)}, not {wrong.lost.split()}")
         if elsewhere := {cell.split("-")[0] for cell in lost} - {wrong.exercise for wrong in group}:
             surprises.append(f"{[wrong.what for wrong in group]}: lost points in {elsewhere} too")
+        for cell, failure in said.items():
+            if isinstance(failure, AssertionError) and not re.search(EXPLAINED, str(failure), re.S):
+                surprises.append(f"{cell} does not say what was expected: {failure}")
     assert surprises == []
+
+
+EXPLAINED = "expected .*, came |was called: the exercise asks you"
+# What a solution of the published variant loses where this is asked instead.
+LOST = {
+    ("ps1", "rounding", "up"): "exercise1-count",
+    ("ps1", "ties", "higher"): "exercise2-ties",
+    ("ps1", "biases", "together"): "exercise3-first exercise3-disjoint exercise3-capacity",
+    ("ps2", "momentum", "nesterov"): "exercise3-momentum",
+    ("ps2", "reads", "all"): "exercise4-learns",
+    ("ps3", "direction", "loss"): (
+        "exercise2-pairs exercise2-missing exercise3-bound exercise3-missing exercise4-decision exercise4-margin"
+    ),
+    ("ps3", "partner", "other"): "exercise5-effect exercise5-missing",
+    ("ps4", "starving", "few"): "exercise1-starving",
+    ("ps4", "head", "least"): "exercise3-outputs",
+    ("ps4", "measure", "reached"): "exercise4-measure",
+}
+
+
+def everything(name):
+    """Every combination of what can be asked, the published one first."""
+    offered = choices(read(SOURCES / name / f"{name}.ipynb"))
+    return [dict(zip(offered, values, strict=True)) for values in itertools.product(*offered.values())]
+
+
+def variants(name):
+    """The published combination, those that differ from it in one choice, and that which differs in all."""
+    published, *others = everything(name)
+    differ = {tuple(one.values()): sum(one[key] != published[key] for key in one) for one in others}
+    return [published, *(one for one in others if differ[tuple(one.values())] in (1, max(differ.values())))]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_solutions_of_a_variant_get_its_points_and_lose_those_of_every_other(name, monkeypatch):
+    published = {meta(cell).get("grade_id"): source_of(cell) for cell in problem_set(name)["cells"]}
+    for chosen in variants(name):
+        notebook = problem_set(name, **chosen)
+        assert not re.search("# %|[«»]", json.dumps(notebook, ensure_ascii=False)), chosen
+        assert points(notebook, name, monkeypatch)[0] == automatic(name), chosen
+        found, _ = points(notebook, name, monkeypatch, lambda grade_id, source: published[grade_id])
+        changed = [LOST[key] for key in LOST if key[0] == name and chosen[key[1]] == key[2]]
+        expected = automatic(name) | dict.fromkeys(" ".join(changed).split(), 0)
+        assert found == expected, chosen
+
+
+def test_a_variant_asks_for_something_else_every_time_and_is_the_same_every_time():
+    for name in NAMES:
+        source = read(SOURCES / name / f"{name}.ipynb")
+        drawn = [choose(source, name, str(year)) for year in range(2026, 2056)]
+        assert drawn == [choose(source, name, str(year)) for year in range(2026, 2056)]
+        assert choose(source, name) not in drawn, "never what is published"
+        assert {tuple(one.values()) for one in drawn} == {tuple(one.values()) for one in everything(name)[1:]}
+    assert choose(read(SOURCES / "ps1" / "ps1.ipynb"), "ps1", "ties=higher")["ties"] == "higher"
+    plain = {"metadata": {}, "cells": [{"source": "# %% a lecturer's own", "metadata": {}}]}
+    assert resolve(plain, {}) == plain
+    with pytest.raises(UsageError, match="is no template: "):
+        resolve(plain | {"metadata": {"msnlib": {}}}, {})
+    with pytest.raises(UsageError, match="ties of ps1 is 'both', but must be one of lower, higher"):
+        choose(read(SOURCES / "ps1" / "ps1.ipynb"), "ps1", "ties=both")
+
+
+def test_the_start_notebook_finds_what_is_there(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    names = {}
+    for cell in resolve(read(SOURCES.parent / "start.ipynb"), {"install": ""})["cells"]:
+        if cell["cell_type"] == "code":
+            exec(source_of(cell), names)
+    assert capsys.readouterr().out.splitlines()[-1] == "Everything is there."
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
@@ -519,131 +658,3 @@ def test_solutions_answer_every_exercise_of_their_notebook_and_were_run(path):
     outputs = [output for cell in code for output in cell["outputs"]]
     assert not any(output["output_type"] == "error" or output.get("name") == "stderr" for output in outputs)
     assert not re.search(r"/(work|tmp|root|home|Users)/", json.dumps(outputs))
-
-
-# Through nbgrader
-
-
-LOOP = [
-    ("parameters", {"locked": True}, "seed: int = 0  # unused"),
-    ("one", {"solution": True}, "def one():\n    ### BEGIN SOLUTION\n    return 1\n    ### END SOLUTION"),
-    ("one-value", {"grade": True, "locked": True, "points": 2}, "assert one() == 1"),
-]
-
-
-def notebook_of(cells):
-    usual = {"schema_version": 3, "grade": False, "solution": False, "locked": False, "task": False}
-    code = {"cell_type": "code", "execution_count": None, "outputs": []}
-    made = [
-        code | {"id": name, "metadata": {"nbgrader": usual | own | {"grade_id": name}}, "source": source}
-        for name, own, source in cells
-    ]
-    return {"cells": made, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
-
-
-def edited(notebook, sources, without=()):
-    """A copy of a notebook in which some cells have another source and some are missing."""
-    notebook = copy.deepcopy(notebook)
-    notebook["cells"] = [cell for cell in notebook["cells"] if meta(cell).get("grade_id") not in without]
-    for cell in notebook["cells"]:
-        cell["source"] = sources.get(meta(cell).get("grade_id"), source_of(cell))
-    return notebook
-
-
-def cell_of(notebook, grade_id):
-    (source,) = [source_of(cell) for cell in notebook["cells"] if meta(cell).get("grade_id") == grade_id]
-    return source
-
-
-def put(notebook, *path):
-    path = Path(*path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(notebook if isinstance(notebook, str) else json.dumps(notebook), encoding="utf-8")
-
-
-def grades(folder):
-    with (folder / "grades.csv").open(newline="", encoding="utf-8") as file:
-        return {(row["student"], row["assignment"]): row for row in csv.DictReader(file)}
-
-
-def test_round_trip_from_release_to_feedback(tmp_path, capsys):
-    source, folder = read("ps1"), tmp_path / "course"
-    submitted = folder / "submitted"
-    put(source, tmp_path, "assignments", "source", "ps1", "ps1.ipynb")
-    put(notebook_of(LOOP), folder, "source", "loop", "loop.ipynb")  # a lecturer's own
-    new_seed = cell_of(source, "parameters").replace("seed: int = 1 ", "seed: int = 5 ")
-    put(edited(source, {"parameters": new_seed}), folder, "source", "ps1", "ps1.ipynb")  # the lecturer's edit wins
-
-    assert main(["course", "release", str(folder), "--notebooks", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.splitlines() == ["loop: released with 2 points", "ps1: released with 20 points"]
-    released = json.loads((folder / "release" / "ps1" / "ps1.ipynb").read_text())
-    assert cell_of(released, "parameters") == new_seed
-    assert "raise NotImplementedError()" in cell_of(released, "exercise2")
-    assert not re.search(r"(BEGIN|END) (SOLUTION|HIDDEN)", json.dumps(released))
-
-    (threshold,) = [wrong for wrong in WRONG if wrong.what == "threshold, not top-k"]
-    cheat = {
-        "exercise2": cell_of(source, "exercise2").replace(threshold.old, threshold.new),
-        "exercise2-ties": "pass",
-        "parameters": cell_of(source, "parameters").replace("units: int = 8", "units: int = 2"),
-    }
-    put(source, submitted, "solved", "ps1", "ps1.ipynb")
-    # Its answers are the right ones but for one, and nothing is written for the grader to read.
-    wrong = edited(source, cheat | {"exercise5-answer": cell_of(released, "exercise5-answer")}, ["exercise3-capacity"])
-    put(wrong, submitted, "wrong", "ps1", "ps1.ipynb")
-    put(released, submitted, "blank", "ps1", "ps1.ipynb")
-    put("{ half a file", submitted, "broken", "ps1", "ps1.ipynb")
-    put(notebook_of(LOOP), submitted, "foreign", "ps1", "ps1.ipynb")
-    put(released, submitted, "misnamed", "ps1", "ps1 (1).ipynb")
-    put(released, submitted, "stray", "ps9", "ps9.ipynb")
-
-    assert main(["course", "grade", str(folder)]) == 1
-    shown = capsys.readouterr()
-    assert shown.out.splitlines() == [
-        "blank ps1: 0 of 20 points",
-        "solved ps1: 15 of 20 points, the rest by hand",
-        "wrong ps1: 13 of 20 points",
-    ]
-    assert shown.err.splitlines() == [
-        "msn: broken ps1: ps1.ipynb is not a notebook",
-        "msn: foreign ps1: ps1.ipynb was not made from ps1: it has none of its 10 graded cells",
-        f"msn: misnamed ps1: no ps1.ipynb in {submitted / 'misnamed' / 'ps1'} (there: ps1 (1).ipynb)",
-        f"msn: stray ps9: no such problem set in {folder / 'source'}",
-    ]
-    rows = grades(folder)
-    assert [rows["solved", "ps1"][f"exercise{k}"] for k in range(1, 6)] == ["3.0", "4.0", "6.0", "2.0", "0.0"]
-    assert rows["wrong", "ps1"]["exercise2"] == "2.0" and rows["wrong", "ps1"]["needs_manual_grading"] == "no"
-    assert rows["broken", "ps1"]["points"] == "" and rows["broken", "ps1"]["problem"] == "ps1.ipynb is not a notebook"
-    regraded = json.loads((folder / "autograded" / "wrong" / "ps1" / "ps1.ipynb").read_text())
-    assert cell_of(regraded, "exercise2-ties") == cell_of(source, "exercise2-ties"), "an edited test is restored"
-    assert cell_of(regraded, "parameters") == new_seed
-    assert cell_of(source, "exercise3-capacity") in cell_of(regraded, "exercise3-capacity"), "a deleted one too"
-
-    put(edited(notebook_of(LOOP), {"one": "while True:\n    pass"}), submitted, "endless", "loop", "loop.ipynb")
-    assert main(["course", "grade", str(folder), "--timeout", "2"]) == 1
-    shown = capsys.readouterr().out.splitlines()
-    assert shown[1] == "endless loop: 0 of 2 points, 1 cell took too long"
-    assert shown[0] == "blank ps1: graded before (--force grades it again)"
-
-    assert main(["course", "feedback", str(folder)]) == 0
-    assert "solved ps1: feedback/solved/ps1/ps1.html" in capsys.readouterr().out.splitlines()
-    page = (folder / "feedback" / "wrong" / "ps1" / "ps1.html").read_text(encoding="utf-8")
-    assert "all scores 0: still exactly 30" in page and "Score: 13.0 / 20.0" in page
-    assert "Test cell exercise2-ties</a> (Score: 0.0 / 2.0)" in page
-    assert grades(folder)["solved", "ps1"]["points"] == "15.0"
-    assert grades(folder)["broken", "ps1"]["problem"] == "ps1.ipynb is not a notebook"
-
-
-def test_what_cannot_be_done_is_one_line(tmp_path, capsys, monkeypatch):
-    assert main(["course", "grade", str(tmp_path / "absent")]) == 2
-    assert "is not the folder of a course: msn course release" in capsys.readouterr().err
-    (tmp_path / "gradebook.db").touch()
-    assert main(["course", "grade", str(tmp_path)]) == 2
-    assert "submitted/<student>/ps1/ps1.ipynb is where submissions go" in capsys.readouterr().err
-    assert main(["course", "feedback", str(tmp_path)]) == 2
-    assert "msn course grade comes first" in capsys.readouterr().err
-    assert main(["course", "release", str(tmp_path), "--notebooks", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == f"msn: no problem sets in {tmp_path / 'assignments' / 'source'}\n"
-    monkeypatch.setitem(sys.modules, "nbgrader.apps", None)
-    assert main(["course", "release", str(tmp_path), "--notebooks", str(SOURCES.parent.parent)]) == 2
-    assert capsys.readouterr().err.strip().endswith("is not installed: pip install 'msnlib[course]'")

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from msnlib import __version__
 from msnlib.command.jobs import choose_notebooks, find_notebooks, plan
@@ -98,15 +98,26 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("file", type=Path, metavar="FILE", help="written by msnlib.save")
     command.set_defaults(function=_inspect)
 
+    _add_course(commands, notebooks)
+    return parser
+
+
+def _add_course(commands: Any, notebooks: argparse.ArgumentParser) -> None:
     command = commands.add_parser("course", parents=[notebooks], help="release, grade and answer the problem sets")
-    command.add_argument("step", choices=("release", "grade", "feedback"), help="in this order; grade with nbgrader")
+    steps = ("release", "grade", "feedback", "instructor")
+    command.add_argument(
+        "step", choices=steps, help="the first three in this order; instructor: the lecturer's archive"
+    )
     command.add_argument("folder", type=Path, metavar="DIR", help="the lecturer's folder")
+    command.add_argument("--variant", default="", metavar="NAME", help="release: 2027, or ties=higher,rounding=up")
+    command.add_argument("--students", type=Path, metavar="FILE", help="release: a name a line, a variant for each")
+    command.add_argument("--install", default="", metavar="WHAT", help="release: from where students' pip gets msnlib")
     command.add_argument(
         "--timeout", type=_at_least_one, metavar="SECONDS", help="grade: interrupt a longer cell (120)"
     )
     command.add_argument("--force", action="store_true", help="grade: also what is graded and has not changed")
+    command.add_argument("--answers", action="store_true", help="feedback: with model answers before the due date too")
     command.set_defaults(function=_course)
-    return parser
 
 
 def _notebooks_folder(given: Path | None) -> Path:
@@ -291,17 +302,35 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _names(file: Path | None) -> list[str]:
+    """Return the names in a file, one a line."""
+    if file is None:
+        return []
+    try:
+        names = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise UsageError(f"{file} is not a text in UTF-8") from None
+    if not names or len(set(names)) < len(names):
+        raise UsageError(f"{file} must hold names, one a line, each once")
+    return names
+
+
 def _course(arguments: argparse.Namespace) -> int:
-    from msnlib.command import course
+    from msnlib.command import course, materials
 
     if arguments.step == "release":
         sources = _notebooks_folder(arguments.notebooks) / "assignments" / "source"
-        outcomes = course.release(arguments.folder, sources)
+        names = _names(arguments.students)
+        outcomes = materials.release(arguments.folder, sources, arguments.variant, names, arguments.install)
+    elif arguments.step == "instructor":
+        outcomes = materials.instructor(arguments.folder, _notebooks_folder(arguments.notebooks).parent)
     elif arguments.step == "grade":
         outcomes = course.grade(arguments.folder, arguments.timeout, arguments.force)
     else:
-        outcomes = course.feedback(arguments.folder)
+        outcomes = course.feedback(arguments.folder, arguments.answers)
     failed = False
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a student's name may have letters that the terminal has not
     for outcome in outcomes:
         print(f"msn: {outcome}" if outcome.failed else outcome, file=sys.stderr if outcome.failed else None, flush=True)
         failed |= outcome.failed

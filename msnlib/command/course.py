@@ -1,301 +1,240 @@
-"""Problem sets in a folder of the lecturer's: released, graded and answered through nbgrader's API.
-
-The folder has nbgrader's layout: ``source`` (with solutions), ``release`` (for students), ``submitted``, ``autograded``
-and ``feedback`` with ``<student>/<assignment>`` in them, ``gradebook.db``. ``autograded`` holds what the last grading
-could grade, nothing else.
-"""
+"""The steps of a course after its release: hand-ins are graded and answered, with nbgrader."""
 
 import csv
 import json
-import os
 import re
-import shutil
-import sys
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from msnlib.files import UsageError, write_json
+from msnlib.command.coursefolder import CourseFolder, Outcome, problem_sets
+from msnlib.command.grading import Desk, Grades, check_gradebook, desk
+from msnlib.command.handins import HandIn, HandInError, Notebook, assemble, identifier, mark, read_hand_in, shown
+from msnlib.files import UsageError, replacing
 from msnlib.lab.notebooks import read_notebook
-from msnlib.lab.parameters import ParameterError
 from msnlib.lab.records import digest
-
-CONFIG = """\
-# Read by `msn course`, and by nbgrader's own commands and pages when they are started in this folder.
-c = get_config()  # noqa: F821
-c.CourseDirectory.course_id = "msnlib"
-c.Execute.timeout = 120  # seconds a cell may take; `msn course grade --timeout` overrides it
-c.OverwriteCells.add_missing_cells = True  # a test cell that a student deleted is put back
-"""
-_STAMPS = ".graded.json"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one assignment, or of one student's; ``note`` says it in a few words."""
-
-    assignment: str
-    student: str
-    note: str
-    failed: bool = False
-
-    def __str__(self) -> str:
-        return f"{f'{self.student} {self.assignment}'.strip()}: {self.note}"
-
-
-def release(folder: Path, sources: Path) -> Iterator[Outcome]:
-    """Copy the problem sets of ``sources`` to ``folder/source`` and make the students' versions in ``folder/release``.
-
-    Problem sets that are in ``folder/source`` already are left as they are, and others there are released too.
-
-    Raises `UsageError` when there is nothing to release or nbgrader is not installed.
-    """
-    folder, own = Path(folder), Path(folder) / "source"
-    found = _problem_sets(sources)
-    if not found and not _problem_sets(own):
-        raise UsageError(f"no problem sets in {sources}")
-    _nbgrader()
-    own.mkdir(parents=True, exist_ok=True)
-    config = folder / "nbgrader_config.py"
-    if not config.exists():
-        config.write_text(CONFIG, encoding="utf-8")
-    for name in found:
-        if not (own / name).exists():
-            shutil.copytree(Path(sources) / name, own / name, ignore=shutil.ignore_patterns(".*"))
-    api = _api(folder)
-    for name in _problem_sets(own):
-        error = _error(api.generate_assignment, name)
-        if error:
-            yield Outcome(name, "", error, failed=True)
-        else:
-            with api.gradebook as book:
-                yield Outcome(name, "", f"released with {book.find_assignment(name).max_score:g} points")
 
 
 def grade(folder: Path, timeout: int | None = None, force: bool = False) -> Iterator[Outcome]:
-    """Grade everything under ``folder/submitted`` and write ``folder/grades.csv``, a row per student and assignment.
+    """Grade everything under ``submitted`` and write ``grades.csv``, a row per student and assignment.
 
-    What was graded before and has not changed is skipped unless ``force``. A cell that takes more than ``timeout``
-    seconds is interrupted and counts as an error. Points given by hand in the gradebook are kept.
+    Points given by hand in the gradebook are kept.
 
-    Raises `UsageError` when nothing was released or submitted or nbgrader is not installed.
+    Args:
+        folder: of the course.
+        timeout: seconds after which a cell is interrupted and counts as an error.
+        force: also grade what was graded before and has not changed.
+
+    Yields:
+        What became of each hand-in, and at the end how many answers wait for somebody.
+
+    Raises:
+        UsageError: nothing was released or submitted, a problem set was changed after its release, the gradebook cannot
+            be used, nbgrader is not installed, or another command is at work in ``folder``.
     """
-    folder = Path(folder)
-    submissions = _submissions(folder, "submitted")
-    api = _api(folder, timeout)
-    failures = {}
-    for student, name in submissions:
-        outcome = _grade_one(api, folder, student, name, force)
-        if outcome.failed:
-            failures[student, name] = outcome.note
-        yield outcome
-    _write_grades(api, folder, failures)
+    course = CourseFolder(folder)
+    course.check()
+    check_gradebook(course.path)
+    found = course.hand_ins()
+    if not found:
+        raise UsageError(f"nothing in {course.submitted}: submitted/<student>/ps1/ps1.ipynb is where submissions go")
+    for name in {hand_in.name for hand_in in found}.intersection(problem_sets(course.path / "source")):
+        if not course.is_released(name):
+            raise UsageError(f"{name} was changed after its release: msn course release {folder} comes first")
+    with desk(course.path, timeout) as table, course.alone():
+        problems = {}
+        for hand_in in found:
+            outcome = _grade_one(table, course, hand_in, force)
+            if outcome.failed:
+                problems[hand_in] = outcome.note
+            yield outcome
+        yield from _write_grades(table, course, found, problems)
 
 
-def feedback(folder: Path) -> Iterator[Outcome]:
-    """Write ``folder/feedback/<student>/<name>/<name>.html`` for all that is graded, and ``grades.csv`` anew.
+def feedback(folder: Path, answers: bool = False) -> Iterator[Outcome]:
+    """Write ``feedback/<student>/<name>/<name>.html`` for all that is graded, and ``grades.csv`` anew.
 
-    Raises `UsageError` when nothing is graded or nbgrader is not installed.
+    Hidden tests and model answers are on the pages once the problem set's due date has passed.
+
+    Args:
+        folder: of the course.
+        answers: show them in any case.
+
+    Yields:
+        The page of each hand-in, and at the end how many answers wait for somebody.
+
+    Raises:
+        UsageError: nothing is graded, the gradebook cannot be used, nbgrader is not installed, or another command is at
+            work in ``folder``.
     """
-    folder = Path(folder)
-    graded = _submissions(folder, "autograded")
-    api = _api(folder)
-    for student, name in graded:
-        error = _error(api.generate_feedback, name, student)
-        for page in (folder / "feedback" / student / name).glob("*.html"):
-            _name_cells(page)
-        yield Outcome(name, student, error or f"feedback/{student}/{name}/{name}.html", failed=bool(error))
-    _write_grades(api, folder, {})
+    course = CourseFolder(folder)
+    course.check()
+    check_gradebook(course.path)
+    found = course.hand_ins()
+    if not any(course.stamp(hand_in) for hand_in in found):
+        raise UsageError(f"nothing in {course.path / 'autograded'}: msn course grade comes first")
+    with desk(course.path) as table, course.alone():
+        from msnlib.command.feedback import page
+
+        for hand_in in found:
+            grades = _grades(table, course, hand_in)
+            if grades is None:
+                continue
+            path, due = course.page(hand_in), table.due(hand_in.name)
+            over = answers or (due is not None and due < datetime.now(UTC))
+            graded, cells = read_notebook(course.graded(hand_in)), course.cells(hand_in.name)
+            made = page(hand_in.assignment, graded, cells, grades, answers=over)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as part:
+                part.write_text(made, encoding="utf-8")
+            note = str(path.relative_to(course.path)) + ("" if over else ", without model answers")
+            yield Outcome(hand_in.assignment, hand_in.student, note)
+        yield from _write_grades(table, course, found, {})
 
 
-def _name_cells(page: Path) -> None:
-    """Say in the list at the top of a page which test each line is about; nbgrader calls all of them "Test cell"."""
-    text = page.read_text(encoding="utf-8")
-    page.write_text(re.sub(r'(<a href="#([\w-]+)">)Test cell<', r"\1Test cell \2<", text), encoding="utf-8")
+def _grade_one(table: Desk, course: CourseFolder, hand_in: HandIn, force: bool) -> Outcome:
+    """Grade one hand-in. Its stamp is removed first and written last: what is cut off between is not graded."""
+    name, student = hand_in.name, identifier(hand_in.student)
 
+    def said(note: str, failed: bool = False) -> Outcome:
+        return Outcome(hand_in.assignment, hand_in.student, note, failed)
 
-def _grade_one(api: Any, folder: Path, student: str, name: str, force: bool) -> Outcome:
-    submitted, source = _paths(folder, student, name)
-    graded = folder / "autograded" / student / name / f"{name}.ipynb"
-    problem = _refusal(submitted, source)
-    if problem:
-        shutil.rmtree(graded.parent, ignore_errors=True)
-        return Outcome(name, student, problem, failed=True)
-    # Not by the files' times: what is unpacked from a platform's archive may be new and look old.
-    stamp, stamps = digest([path.read_text(encoding="utf-8") for path in (submitted, source)]), _stamps(folder)
-    if not force and graded.exists() and stamps.get(f"{student}/{name}") == stamp:
-        return Outcome(name, student, "graded before (--force grades it again)")
-    error = _error(api.autograde, name, student)
-    if error:
-        return Outcome(name, student, error, failed=True)
-    write_json(folder / _STAMPS, stamps | {f"{student}/{name}": stamp})
-    row = _row(api, student, name)
-    note = f"{row['points']:g} of {row['maximum']:g} points"
-    late = sum(
-        output.get("ename") == "CellTimeoutError"
-        for cell in read_notebook(graded)["cells"]
-        for output in cell.get("outputs", [])
-    )
-    if late:
-        note += f", {late} {'cell' if late == 1 else 'cells'} took too long"
-    return Outcome(name, student, note + (", the rest by hand" if row["needs_manual_grading"] == "yes" else ""))
-
-
-def _paths(folder: Path, student: str, name: str) -> tuple[Path, Path]:
-    """Return where a submission is, and the problem set it belongs to."""
-    return folder / "submitted" / student / name / f"{name}.ipynb", folder / "source" / name / f"{name}.ipynb"
-
-
-def _refusal(submitted: Path, source: Path) -> str:
-    """Return why a submission cannot be graded, or nothing."""
-    if not source.is_file():
-        return f"no such problem set in {source.parent.parent}"
-    if not submitted.is_file():
-        there = sorted(path.name for path in submitted.parent.iterdir() if not path.name.startswith("."))
-        return f"no {submitted.name} in {submitted.parent} (there: {', '.join(there) or 'nothing'})"
-    wanted = _graded_cells(read_notebook(source))
     try:
-        found = _graded_cells(read_notebook(submitted))
-    except (ParameterError, AttributeError, TypeError):
-        return f"{submitted.name} is not a notebook"
-    if not wanted & found:
-        return f"{submitted.name} was not made from {source.stem}: it has none of its {len(wanted)} graded cells"
-    return ""
+        notebook, note = _prepared(course, hand_in)
+        when = _timestamp(hand_in)
+    except HandInError as error:
+        course.forget(hand_in)
+        return said(str(error), failed=True)
+    # Not by the files' times: what is unpacked from a platform's archive may be new and look old.
+    stamp = digest([notebook, when, course.digest(name)])
+    if not force and course.stamp(hand_in) == stamp and _grades(table, course, hand_in) is not None:
+        return said("graded before (--force grades it again)")
+    course.forget(hand_in)
+    place = table.submitted(name, student)
+    (place / f"{name}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    if when:
+        (place / "timestamp.txt").write_text(when, encoding="utf-8")
+    error, result = table.grade(name, student)
+    if error:
+        return said(error, failed=True)
+    course.keep(hand_in, stamp, result)
+    grades = _grades(table, course, hand_in)
+    if grades is None:
+        return said("nbgrader kept no grades", failed=True)
+    notes = [f"{grades.points:g} of {grades.maximum:g} points", *_ends(read_notebook(course.graded(hand_in)))]
+    if note:
+        notes.append(note)
+    if grades.hours_late:
+        notes.append(f"{grades.hours_late:g} hours late")
+    if grades.waiting:
+        notes.append(f"{sum(part.maximum for part in grades.waiting):g} not yet graded")
+    return said(", ".join(notes))
 
 
-def _graded_cells(notebook: Mapping[str, Any]) -> set[str]:
-    marked = [cell.get("metadata", {}).get("nbgrader", {}) for cell in notebook["cells"]]
-    return {meta["grade_id"] for meta in marked if meta.get("grade") and "grade_id" in meta}
+def _ends(graded: Mapping[str, Any]) -> Iterator[str]:
+    """Say how many cells did not end by themselves."""
+    raised = [output.get("ename") for cell in graded["cells"] for output in cell.get("outputs", [])]
+    for name, what in (("CellTimeoutError", "took too long"), ("KernelDied", "ended Python")):
+        if count := raised.count(name):
+            yield f"{count} {'cell' if count == 1 else 'cells'} {what}"
 
 
-def _write_grades(api: Any, folder: Path, failures: Mapping[tuple[str, str], str]) -> None:
-    """Write ``grades.csv``: totals, then a column per exercise (what stands before the first ``-`` of a cell's id)."""
-    rows = []
-    graded = set(_submissions(folder, "autograded", required=False))
-    for student, name in _submissions(folder, "submitted", required=False):
-        row = {"student": student, "assignment": name}
-        if (student, name) in graded:
-            row |= _row(api, student, name)
+def _prepared(course: CourseFolder, hand_in: HandIn) -> tuple[Notebook, str]:
+    """Return the notebook to grade and a note on which file it is.
+
+    Raises:
+        HandInError: there is none.
+    """
+    if hand_in.problem:
+        raise HandInError(hand_in.problem)
+    name = hand_in.name
+    if identifier(name) != name or not course.source(name).is_file():
+        raise HandInError(f"no such problem set in {course.path / 'source'}")
+    notebook, note = read_hand_in(hand_in.folder, hand_in.assignment)
+    return assemble(notebook, read_notebook(course.released(name)), read_notebook(course.source(name))), note
+
+
+def _timestamp(hand_in: HandIn) -> str:
+    """Return when it was handed in, as nbgrader's exchange writes it, or nothing.
+
+    Raises:
+        HandInError: what is written is no time.
+    """
+    from nbgrader.utils import parse_utc
+
+    path = hand_in.folder / "timestamp.txt"
+    if not path.is_file():
+        return ""
+    text = path.read_text(encoding="utf-8", errors="replace").strip()
+    try:
+        parse_utc(text)
+    except (ValueError, OverflowError):
+        raise HandInError(f"timestamp.txt holds {text[:40]!r}, which is no time") from None
+    return text
+
+
+def _grades(table: Desk, course: CourseFolder, hand_in: HandIn) -> Grades | None:
+    """Return the grades of what is graded as a whole."""
+    if course.stamp(hand_in) is None or not course.source(hand_in.name).is_file():
+        return None
+    order = [mark(cell) for cell in course.cells(hand_in.name)]
+    return table.grades(hand_in.name, identifier(hand_in.student), order)
+
+
+def _write_grades(
+    table: Desk, course: CourseFolder, found: Iterable[HandIn], problems: Mapping[HandIn, str]
+) -> Iterator[Outcome]:
+    """Write ``grades.csv``, and say how many answers wait.
+
+    Its columns are totals, then one per exercise tested (what stands before the first ``-`` of a cell's id) and one per
+    answer graded by hand.
+    """
+    rows, waiting, people = [], 0, 0
+    for hand_in in found:
+        row = {"student": shown(hand_in.student), "assignment": shown(hand_in.assignment)}
+        grades = _grades(table, course, hand_in)
+        if grades is None:
+            row["problem"] = problems.get(hand_in) or _problem(course, hand_in)
         else:
-            row["problem"] = failures.get((student, name)) or _refusal(*_paths(folder, student, name)) or "not graded"
+            row |= _row(grades, course.cells(hand_in.name))
+            waiting, people = waiting + len(grades.waiting), people + bool(grades.waiting)
         rows.append(row)
-    first = ["student", "assignment", "points", "maximum", "needs_manual_grading", "problem"]
-    exercises = sorted({column for row in rows for column in row} - set(first), key=_natural)
-    part = folder / ".grades.csv"
-    with part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*first, *exercises])
+    first = ["student", "assignment", "points", "maximum", "not_yet_graded", "hours_late", "penalty", "problem"]
+    others = sorted({column for row in rows for column in row} - set(first), key=_natural)
+    with replacing(course.path / "grades.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*first, *others])
         writer.writeheader()
         writer.writerows(rows)
-    part.replace(folder / "grades.csv")
+    if waiting:
+        what = "answer waits" if waiting == 1 else "answers wait"
+        yield Outcome("", "", f"{waiting} {what} to be graded by hand, in {people} of {len(rows)} hand-ins")
 
 
-def _row(api: Any, student: str, name: str) -> dict[str, Any]:
-    with api.gradebook as book:
-        grades = [grade for part in book.find_submission(name, student).notebooks for grade in part.grades]
-        row: dict[str, Any] = {
-            "points": sum(grade.score for grade in grades),
-            "maximum": sum(grade.max_score for grade in grades),
-            "needs_manual_grading": "yes" if any(grade.needs_manual_grade for grade in grades) else "no",
-        }
-        for grade in grades:
-            exercise = grade.name.split("-")[0]
-            row[exercise] = row.get(exercise, 0) + grade.score
-    return row
+def _problem(course: CourseFolder, hand_in: HandIn) -> str:
+    try:
+        _prepared(course, hand_in)
+        return "not graded"
+    except HandInError as error:
+        return str(error)
+
+
+def _row(grades: Grades, cells: Iterable[Notebook]) -> dict[str, str]:
+    row: dict[str, float] = {
+        "points": grades.points,
+        "maximum": grades.maximum,
+        "not_yet_graded": sum(part.maximum for part in grades.waiting),
+        "hours_late": grades.hours_late,
+        "penalty": grades.penalty,
+    }
+    waiting = [part.name for part in grades.parts if part.score is None]
+    marks = [cell["metadata"]["nbgrader"] for cell in cells]
+    by_hand = {m["grade_id"] for m in marks if m.get("task") or (m.get("grade") and m.get("solution"))}
+    for part in grades.parts:
+        column = part.name if part.name in by_hand else part.name.split("-")[0]
+        row[column] = row.get(column, 0) + (part.score or 0)
+    return {column: f"{value:g}" for column, value in row.items()} | dict.fromkeys(waiting, "not yet graded")
 
 
 def _natural(text: str) -> list[Any]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]
-
-
-def _stamps(folder: Path) -> dict[str, str]:
-    """Return student/assignment -> digest of the submission and the problem set it was graded with."""
-    try:
-        return json.loads((folder / _STAMPS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def _problem_sets(folder: Path) -> list[str]:
-    return sorted(path.stem for path in Path(folder).glob("*/*.ipynb") if path.stem == path.parent.name)
-
-
-def _submissions(folder: Path, kind: str, required: bool = True) -> list[tuple[str, str]]:
-    """Return (student, assignment) of the folders there are.
-
-    Raises `UsageError` when they are ``required`` and there are none, or ``folder`` is not one of a course.
-    """
-    if not (folder / "gradebook.db").is_file():
-        raise UsageError(f"{folder} is not the folder of a course: msn course release {folder} makes one")
-    found = sorted((path.parent.name, path.name) for path in (folder / kind).glob("[!.]*/[!.]*") if path.is_dir())
-    if required and not found:
-        step = "submitted/<student>/ps1/ps1.ipynb is where submissions go"
-        raise UsageError(
-            f"nothing in {folder / kind}: {step if kind == 'submitted' else 'msn course grade comes first'}"
-        )
-    return found
-
-
-def _nbgrader() -> type:
-    try:
-        from nbgrader.apps import NbGraderAPI
-    except ImportError as error:
-        raise UsageError(f"{error.name or error} is not installed: pip install 'msnlib[course]'") from None
-    return NbGraderAPI
-
-
-def _api(folder: Path, timeout: int | None = None) -> Any:
-    """Return nbgrader's API for the course in ``folder``, configured by the ``nbgrader_config.py`` there."""
-    api = _nbgrader()
-    from traitlets.config import Config, PyFileConfigLoader
-
-    root, config = folder.resolve(), Config()
-    if (root / "nbgrader_config.py").exists():
-        try:
-            config = PyFileConfigLoader("nbgrader_config.py", path=str(root)).load_config()
-        except Exception as error:  # it is a program of the lecturer's and may fail in any way
-            raise UsageError(f"{folder / 'nbgrader_config.py'}: {type(error).__name__}: {error}") from None
-    config.CourseDirectory.root = str(root)
-    config.Execute.extra_arguments = ["--HistoryManager.hist_file=:memory:", "--IPKernelApp.log_level=CRITICAL"]
-    config.Execute.iopub_timeout = 30  # nbgrader's 4 seconds fail whole submissions on a busy machine
-    if timeout is not None:
-        config.Execute.timeout = timeout
-    return api(config=config)
-
-
-def _error(step: Callable[..., Mapping[str, Any]], *arguments: str) -> str:
-    """Run one of nbgrader's steps; return the line that says why it failed, or nothing."""
-    with _environment():
-        result = step(*arguments)
-    if result["success"]:
-        return ""
-    error = result.get("error", "").strip().splitlines() or [""]
-    if error[-1] == "KeyboardInterrupt":  # nbgrader catches it; nobody wants the next student graded then
-        raise KeyboardInterrupt
-    lines = [line.strip() for line in [*error, *result.get("log", "").splitlines()]]
-    raised = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Entry)\w*(: |$)", line)]
-    own = [line for line in raised if not line.startswith("nbgrader.converters.base.NbGraderException")]
-    return (own or raised or ["nbgrader failed"])[-1]
-
-
-@contextmanager
-def _environment() -> Iterator[None]:
-    """What nbgrader and its kernels need to see: this Python's commands first, no start-up files of the lecturer's."""
-    before = dict(os.environ)
-    with tempfile.TemporaryDirectory(prefix="msn-") as scratch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of SQLAlchemy and nbformat about nbgrader, of no use to a lecturer
-        os.environ.pop("MPLBACKEND", None)
-        os.environ.update(
-            PATH=os.pathsep.join([str(Path(sys.executable).parent), before.get("PATH", "")]),  # nbgrader calls alembic
-            IPYTHONDIR=scratch,
-            OMP_WAIT_POLICY="PASSIVE",  # threads that spin while they wait starve everything beside them
-            PYTHONHASHSEED="0",
-        )
-        try:
-            yield
-        finally:
-            os.environ.clear()
-            os.environ.update(before)

@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             *("CONTROLS", "SUFFIXES", "choose_device", "comparison", "controls", "print_forgetting", "record"),
             *("record_phases", "start"),
         ],
+        "exercises": ["outcome", "unaided"],
         "figures": ["forest", "results"],
         "networks": [
             *("allocation_table", "dead_outputs", "dedicated", "describe", "idle_units", "narrow", "permuted"),

@@ -1,0 +1,128 @@
+"""The page that a student gets back: every part's points and why, beside what was handed in."""
+
+import copy
+import html
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from msnlib.command.execution import DIED, TOO_LONG
+from msnlib.command.grading import Grades, Part
+from msnlib.command.handins import Notebook, mark, model_answer, without_hidden_tests
+from msnlib.lab.notebooks import source_of
+
+WAITS = "not yet graded"
+_SAID = {  # errors that need no traceback, the most telling first
+    TOO_LONG: "it took too long",
+    DIED: "",
+    "AssertionError": "a test failed",
+    "NotImplementedError": "not answered",
+}
+_STYLE = "<style>#notebook td, #notebook th { text-align: left !important }</style>"
+
+
+def page(title: str, graded: Notebook, cells: Iterable[Notebook], grades: Grades, answers: bool) -> str:
+    """Return a page of HTML that needs no other file.
+
+    Args:
+        title: what stands at its top.
+        graded: the notebook as it was run, every cell of the problem set marked.
+        cells: of the problem set with its solutions, marked.
+        grades: the points.
+        answers: whether it also shows the hidden tests and the model answers.
+    """
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    models = {mark(cell): cell for cell in cells if cell["metadata"]["nbgrader"].get("solution")}
+    whole = [_text(_summary(title, grades, graded))]
+    parts = {part.name: part for part in grades.parts}
+    for cell in graded["cells"]:
+        name = mark(cell)
+        whole.append(_plain(cell, answers, tested=name in parts))
+        if name in parts:
+            whole.append(_text(_verdict(parts[name], cell)))
+        if name in grades.comments:
+            whole.append(_text(f"**Comment:** {grades.comments[name]}"))
+        if answers and name in models:
+            whole += _model(models[name])
+    for number, cell in enumerate(whole):
+        cell["id"] = f"cell{number}"
+    notebook = {"cells": whole, "metadata": graded["metadata"], "nbformat": 4, "nbformat_minor": 5}
+    exporter = HTMLExporter(
+        template_name="classic", mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url=""
+    )
+    made, _ = exporter.from_notebook_node(nbformat.reads(json.dumps(notebook), 4), {"metadata": {"name": title}})
+    return made
+
+
+def _text(source: str) -> Notebook:
+    return {"cell_type": "markdown", "metadata": {}, "source": source}
+
+
+def _plain(cell: Notebook, answers: bool, tested: bool) -> Notebook:
+    """A cell as it is shown: its hidden tests only with the ``answers``, and what a test says once, below it."""
+    cell = copy.deepcopy(cell)
+    cell |= {"metadata": {}, "source": source_of(cell)}
+    if cell["cell_type"] == "code":
+        if not answers:
+            cell["source"] = without_hidden_tests(cell["source"])
+        failed = [output for output in cell["outputs"] if output.get("ename") in _SAID]
+        for output in failed:
+            output["traceback"] = [_why([output])]
+        cell["outputs"] = [output for output in cell["outputs"] if not (tested and output in failed)]
+    return cell
+
+
+def _summary(title: str, grades: Grades, graded: Notebook) -> str:
+    waiting = sum(part.maximum for part in grades.waiting)
+    so_far = f" so far; {waiting:g} {WAITS}" if waiting else ""
+    lines = [_STYLE, "", f"# {html.escape(title)}: {grades.points:g} of {grades.maximum:g} points{so_far}", ""]
+    if grades.hours_late:
+        taken = f"; {grades.penalty:g} points taken off" if grades.penalty else ""
+        lines += [f"Handed in {grades.hours_late:g} hours late{taken}.", ""]
+    lines += ["| part | points | |", "|---|---|---|"]
+    outputs = {mark(cell): cell.get("outputs", []) for cell in graded["cells"] if mark(cell)}
+    for part in grades.parts:
+        why = _why(outputs.get(part.name, []))
+        lines.append(f"| [{part.name}](#{part.name}) | {_points(part)} | {_in_table(why)} |")
+    return "\n".join(lines)
+
+
+def _points(part: Part) -> str:
+    if part.score is None:
+        return f"{WAITS}, of {part.maximum:g}"
+    again = ", for an earlier hand-in: to be looked at again" if part.stale else ""
+    return f"{part.score:g} of {part.maximum:g}{again}"
+
+
+def _verdict(part: Part, cell: Notebook) -> str:
+    lines = [f'<a id="{part.name}"></a>**{part.name}: {_points(part)}**']
+    if why := _why(cell.get("outputs", [])):
+        lines += ["", _escaped(why)]
+    return "\n".join(lines)
+
+
+def _why(outputs: list[Mapping[str, Any]]) -> str:
+    """Return what made a cell fail, in one line."""
+    errors = {output["ename"]: " ".join(output["evalue"].split()) for output in outputs if "ename" in output}
+    for name, otherwise in _SAID.items():
+        if name in errors:
+            return errors[name] or otherwise
+    return "".join(f"{name}: {value}" for name, value in list(errors.items())[:1])
+
+
+def _model(cell: Notebook) -> Iterator[Notebook]:
+    answer = model_answer(cell)
+    yield _text("**Model answer**" if cell["cell_type"] == "code" else f"**Model answer**\n\n{answer}")
+    if cell["cell_type"] == "code":
+        yield _text(f"```python\n{answer}\n```")
+
+
+def _escaped(text: str) -> str:
+    """Text as Markdown shows it literally."""
+    return f"<code>{html.escape(text)}</code>" if text else ""
+
+
+def _in_table(text: str) -> str:
+    return _escaped(text).replace("|", "&#124;")
