@@ -146,7 +146,7 @@ def steps_of(net: nn.Module, task: Task, size: int) -> int:
     for name, norm in found.items():
         if isinstance(norm, nn.BatchNorm1d) and min(examples, size) == 1:
             what = "batch_size 1" if size == 1 else "1 training example"
-            raise ValueError(f"task {task.name!r}: {name} normalises over two or more examples, not {what}")
+            raise ValueError(f"task {task.name!r}: {name} (BatchNorm1d) takes batches of two or more, not {what}")
     alone = found and size > 1 and examples > size and examples % size == 1
     return math.ceil(examples / size) - bool(alone)
 
