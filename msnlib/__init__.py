@@ -18,6 +18,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "exchange.export": ["export_onnx", "extract"],
         "exchange.storage": ["inspect", "load", "save"],
         "layers": ["MaskedConv2d", "MaskedLinear"],
+        "learner": ["Learner", "Schedule"],
+        "measuring": ["evaluate", "predict", "scores"],
         "networks": ["MultitaskNetwork", "conv_network", "dense_network"],
         "selection": ["RULES", "CapacityError", "Kept", "Offer", "Rule", "entries", "erk", "top"],
         "seeding": ["seed_everything", "stream"],
@@ -27,6 +29,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "switches": ["PerTask"],
         "task": ["Task"],
-        "training": ["AUTHORS", "CONVERGED", "Stopping", "evaluate", "fit", "fit_sequence", "predict", "scores"],
+        "training": ["AUTHORS", "CONVERGED", "Stopping", "fit", "fit_sequence"],
     },
 )

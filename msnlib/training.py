@@ -1,13 +1,13 @@
-"""Training tasks in parallel or one after another, and measuring them."""
+"""Training tasks in parallel or one after another, and when to stop."""
 
 from __future__ import annotations
 
-import itertools
 import math
 import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from numbers import Integral, Real
 from typing import Any
 
 import pandas as pd
@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from msnlib.allocation import allocate
-from msnlib.seeding import stream
+from msnlib.learner import Learner, Schedule, steps_of
+from msnlib.measuring import predict, scores
 from msnlib.selection import Choose, Density, Rule
-from msnlib.subnetworks import activated, check_fits, evaluating, switches, task_buffers, task_parameters, using
+from msnlib.subnetworks import check_fits
 from msnlib.task import Task
 
 
@@ -31,15 +32,26 @@ class Stopping:
 
     Attributes:
         name: what checkpoints and records call it.
-        patience: epochs.
-        min_delta: in units of the loss.
+        patience: epochs, at least 1.
+        min_delta: in units of the loss; ``-math.inf`` takes every epoch for an improvement, so that the last is kept.
         per_task: watch each task's own loss, which disjoint subnetworks allow, instead of the sum over the tasks.
+
+    Raises:
+        ValueError: no name, or a patience or min_delta out of range.
     """
 
     name: str
     patience: int
     min_delta: float
     per_task: bool
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"a stopping rule's name is {self.name!r}, but must be a text")
+        if isinstance(self.patience, bool) or not isinstance(self.patience, Integral) or self.patience < 1:
+            raise ValueError(f"rule {self.name!r}: patience {self.patience!r} must be at least 1, a whole number")
+        if not isinstance(self.min_delta, Real) or not self.min_delta < math.inf:
+            raise ValueError(f"rule {self.name!r}: min_delta {self.min_delta!r} must be a number below infinity")
 
 
 AUTHORS = Stopping("authors", patience=3, min_delta=0.01, per_task=False)
@@ -50,49 +62,12 @@ CONVERGED = Stopping("converged", patience=5, min_delta=0.0, per_task=True)
 
 
 @dataclass
-class History:
-    """What :func:`fit` saw.
-
-    Attributes:
-        table: one row per epoch and task: epoch, task, train_loss, valid_loss, valid_score, seconds (of the epoch).
-        best: (rule, task) -> the epoch whose weights the rule keeps.
-        capped: (rule, task) -> whether the most epochs allowed had passed before the rule would have stopped: what it
-            keeps may then say more about that cap than about the rule.
-    """
-
-    table: pd.DataFrame
-    best: dict[tuple[str, str], int]
-    capped: dict[tuple[str, str], bool]
-    _state: dict[str, list[Tensor]] = field(repr=False)
-    _checkpoints: dict[tuple[str, str], list[Tensor]] = field(repr=False)
-
-    def use(self, rule: Stopping) -> None:
-        """Put the trained tasks at the epoch this rule chose.
-
-        Raises:
-            ValueError: fit was not given the rule.
-        """
-        if (rule.name, next(iter(self._state))) not in self._checkpoints:
-            raise ValueError(
-                f"fit kept nothing for the rule {rule.name!r}; it kept: {sorted({r for r, _ in self.best})}"
-            )
-        for task, tensors in self._state.items():
-            with torch.no_grad():
-                for tensor, value in zip(tensors, self._checkpoints[rule.name, task], strict=True):
-                    tensor.copy_(value)
-
-    def seconds(self, rule: Stopping, task: str) -> float:
-        """Training time up to the epoch that the rule kept for the task."""
-        rows = self.table[(self.table.task == task) & (self.table.epoch <= self.best[rule.name, task])]
-        return float(rows.seconds.sum())
-
-
-@dataclass
 class _Watch:
-    """One rule's view of one group of tasks."""
+    """One rule's view of one group of tasks, and what it keeps of each."""
 
     rule: Stopping
     group: list[str]
+    kept: dict[str, Any]
     best: float = math.inf
     epoch: int = 0
     waited: int = 0
@@ -101,13 +76,69 @@ class _Watch:
     def done(self) -> bool:
         return self.waited >= self.rule.patience
 
-    def improves(self, epoch: int, losses: dict[str, float]) -> bool:
+    def see(self, epoch: int, losses: dict[str, float], learners: dict[str, Learner]) -> None:
+        if self.done:
+            return
         total = sum(losses[name] for name in self.group)
         if total < self.best - self.rule.min_delta:
             self.best, self.epoch, self.waited = total, epoch, 0
-            return True
-        self.waited += 1
-        return False
+            self.kept = {name: learners[name].keep() for name in self.group}
+        else:
+            self.waited += 1
+
+
+@dataclass
+class History:
+    """What :func:`fit` saw."""
+
+    _rows: list[dict[str, Any]] = field(repr=False)
+    _watches: list[_Watch] = field(repr=False)
+    _learners: dict[str, Learner] = field(repr=False)
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """One row per epoch and task: epoch, task, train_loss, valid_loss, valid_score, seconds (of the epoch)."""
+        return pd.DataFrame(self._rows)
+
+    @property
+    def best(self) -> dict[tuple[str, str], int]:
+        """(rule, task) -> the epoch whose weights the rule keeps."""
+        return {(watch.rule.name, name): watch.epoch for watch in self._watches for name in watch.group}
+
+    @property
+    def capped(self) -> dict[tuple[str, str], bool]:
+        """(rule, task) -> whether the most epochs allowed had passed before the rule would have stopped.
+
+        What the rule keeps may then say more about that cap than about the rule.
+        """
+        return {(watch.rule.name, name): not watch.done for watch in self._watches for name in watch.group}
+
+    def use(self, rule: Stopping) -> None:
+        """Put the trained tasks at the epoch this rule chose. A task that reads them sees the change.
+
+        Raises:
+            ValueError: fit was not given the rule, or a task is not what was trained any more: it was pruned,
+                released, allocated or loaded since. Nothing was changed.
+        """
+        watches = [watch for watch in self._watches if watch.rule.name == rule.name]
+        if not watches:
+            raise ValueError(
+                f"fit kept nothing for the rule {rule.name!r}; it kept: {sorted({r for r, _ in self.best})}"
+            )
+        for name, learner in self._learners.items():
+            held = set(map(id, learner.net.parameters()))
+            if not all(id(values) in held for values in learner.values):
+                raise ValueError(
+                    f"task {name!r} was pruned, released, allocated or loaded since: no kept epoch fits it"
+                )
+        for watch in watches:
+            for name, kept in watch.kept.items():
+                self._learners[name].put_back(kept)
+
+    def seconds(self, rule: Stopping, task: str) -> float:
+        """Training time up to the epoch that the rule kept for the task."""
+        rows = self.table[(self.table.task == task) & (self.table.epoch <= self.best[rule.name, task])]
+        return float(rows.seconds.sum())
 
 
 def fit(
@@ -119,27 +150,33 @@ def fit(
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
     batch_size: int | None = None,
     seed: int | None = None,
+    learner: Callable[[nn.Module, Task, Schedule], Learner] = Learner,
 ) -> History:
-    """Train tasks in parallel: in every step each of them takes one batch of its own data.
+    """Train tasks in parallel: epoch by epoch, each of them on its own data.
 
-    Each task has its own optimizer over its own :func:`~msnlib.task_parameters`, and a batch order of its own from
-    the seed and its name. So, given the batch size and the steps of an epoch (the group's), what a task learns does
-    not depend on what is trained beside it.
+    Each task has its own optimizer over its own :func:`~msnlib.task_parameters`; the order of its batches and the
+    random numbers of its layers (dropout) come from the seed and its name. So, given the batch size and the steps of
+    an epoch (the group's), what a task learns does not depend, to the last bit, on what is trained beside it: the
+    tasks' steps may be taken in any order. Whatever ends training, an error too, the best weights so far are put back.
 
     Args:
         net: holds the tasks already (see :func:`~msnlib.allocate`).
         tasks: whose data to train on.
-        epochs: at most; an epoch ends when the longest task's data does, shorter ones start over meanwhile.
+        epochs: at most; an epoch ends when the longest task's data does, shorter ones start over meanwhile. Beside
+            batch normalisation, which cannot do with one example, a single one left over at the end of the data joins
+            the batch before.
         stopping: when to stop and which epoch to keep. With several rules training goes on until all are done, the
             net is left as the first says, and :meth:`History.use` changes between them: one run, several answers.
         learning_rate: the authors' is 1e-3.
-        optimizer: called as ``optimizer(parameters, lr=learning_rate)``.
+        optimizer: called as ``optimizer(parameters, lr=learning_rate)``; one whose step needs no closure.
         batch_size: None takes the tasks' own (in a group the largest, as published).
-        seed: of the batch order; None takes the run's.
+        seed: of batches and random layers; None takes the run's.
+        learner: what trains each task; :class:`Learner` unless epochs are to be kept elsewhere (``msnlib.lab.stored``).
 
     Raises:
         ValueError: a task that the net does not hold or that does not fit it, one without training or validation
-            examples, or a size or rate out of range; nothing was trained.
+            examples, two rules of one name, an optimizer that wants a closure, or a size or rate out of range; nothing
+            was trained.
         FrozenTaskError: a later task reads one of these.
         FloatingPointError: a loss is not finite any more.
     """
@@ -147,47 +184,34 @@ def fit(
     rules = [stopping] if isinstance(stopping, Stopping) else list(stopping)
     if not group or not rules:
         raise ValueError("fit needs at least one task and one stopping rule")
-    _check_schedule(epochs, learning_rate, batch_size)
+    _check_schedule(epochs, learning_rate, batch_size, rules)
     for task in group:
         check_fits(net, task, "train", "valid")
-    parameters = {task.name: task_parameters(net, task.name) for task in group}
-    if len(parameters) < len(group):
-        raise ValueError(f"a task is given more than once: {', '.join(task.name for task in group)}")
-    device = next(iter(parameters.values()))[0].device
-    group = [task.to(device) for task in group]
+    names = [task.name for task in group]
+    if len(set(names)) < len(names):
+        raise ValueError(f"a task is given more than once: {', '.join(names)}")
     size = batch_size or max(task.batch_size for task in group)
-    steps = max(math.ceil(len(task.train[0]) / size) for task in group)
-    optimizers = {name: optimizer(values, lr=learning_rate) for name, values in parameters.items()}
-    orders = {task.name: stream("batches", task.name, seed=seed) for task in group}
-
-    names = list(parameters)
-    watches = [_Watch(r, g) for r in rules for g in ([[n] for n in names] if r.per_task else [names])]
-    rows: list[dict[str, Any]] = []
-    state = {name: [*values, *task_buffers(net, name)] for name, values in parameters.items()}
-    checkpoints: dict[tuple[str, str], list[Tensor]] = {}
+    steps = max(steps_of(net, task, size) for task in group)
+    seed = torch.initial_seed() if seed is None else seed
+    schedule = Schedule(epochs, steps, size, optimizer, learning_rate, seed)
+    learners = {task.name: learner(net, task, schedule) for task in group}
+    groups = [(rule, each) for rule in rules for each in ([[name] for name in names] if rule.per_task else [names])]
+    watches = [_Watch(rule, each, {name: learners[name].keep() for name in each}) for rule, each in groups]
+    history = History([], watches, learners)
     bar = dict(desc=" + ".join(names), unit="epoch", leave=False, disable=not _watched())
-    for epoch in tqdm(range(1, epochs + 1), **bar):
-        going = [task for task in group if any(task.name in w.group and not w.done for w in watches)]
-        if not going:
-            break
-        trained = _epoch(net, going, optimizers, size, steps, orders, epoch)
-        for task in going:
-            start = time.perf_counter()
-            measured = evaluate(net, task, split="valid")[task.name]
-            _check_finite(task.name, "validation", measured["loss"], epoch)
-            loss, seconds = trained[task.name]
-            seconds += time.perf_counter() - start
-            valid = {"valid_loss": measured["loss"], "valid_score": measured[task.metric]}
-            rows.append({"epoch": epoch, "task": task.name, "train_loss": loss, **valid, "seconds": seconds})
-        losses = {row["task"]: row["valid_loss"] for row in rows if row["epoch"] == epoch}
-        for watch in watches:
-            if not watch.done and watch.improves(epoch, losses):
-                for name in watch.group:
-                    checkpoints[watch.rule.name, name] = [t.detach().clone() for t in state[name]]
-    best = {(w.rule.name, name): w.epoch for w in watches for name in w.group}
-    capped = {(w.rule.name, name): not w.done for w in watches for name in w.group}
-    history = History(pd.DataFrame(rows), best, capped, state, checkpoints)
-    history.use(rules[0])
+    try:
+        for epoch in tqdm(range(1, epochs + 1), **bar):
+            going = [name for name in names if any(name in watch.group and not watch.done for watch in watches)]
+            if not going:
+                break
+            rows = [learners[name].epoch(epoch) for name in going]
+            history._rows += rows
+            for watch in watches:
+                watch.see(epoch, {row["task"]: row["valid_loss"] for row in rows}, learners)
+    finally:
+        history.use(rules[0])
+        for each in learners.values():
+            each.end()
     return history
 
 
@@ -202,85 +226,21 @@ def _watched() -> bool:
     return sys.stderr.isatty() if kernel is None else bool(getattr(kernel, "_allow_stdin", False))
 
 
-def _check_schedule(epochs: int = 1, learning_rate: float = 1.0, batch_size: int | None = None, **_: Any) -> None:
-    if epochs < 1 or not 0 < learning_rate < math.inf:
-        raise ValueError(f"epochs {epochs} must be at least 1 and learning_rate {learning_rate} above 0")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size {batch_size} must be at least 1")
-
-
-def _epoch(
-    net: nn.Module,
-    group: list[Task],
-    optimizers: dict[str, torch.optim.Optimizer],
-    size: int,
-    steps: int,
-    orders: dict[str, torch.Generator],
-    epoch: int,
-) -> dict[str, tuple[float, float]]:
-    """One pass; task -> (mean training loss, seconds)."""
-    net.train()
-    found = switches(net)
-    total = {task.name: 0.0 for task in group}
-    seconds = {task.name: 0.0 for task in group}
-    streams = {task.name: _cycle(task, size, orders[task.name]) for task in group}
-    for _, task in itertools.product(range(steps), group):
-        start = time.perf_counter()
-        x, y = next(streams[task.name])
-        optimizers[task.name].zero_grad()
-        with activated(found, task.name):
-            loss = task.loss(net(x), y)
-            loss.backward()
-        optimizers[task.name].step()
-        total[task.name] += loss.item()
-        seconds[task.name] += time.perf_counter() - start
-    for name, loss in total.items():
-        _check_finite(name, "training", loss, epoch)
-    return {name: (total[name] / steps, seconds[name]) for name in total}
-
-
-def _check_finite(task: str, part: str, loss: float, epoch: int) -> None:
-    if not math.isfinite(loss):
-        raise FloatingPointError(
-            f"task {task!r}: the {part} loss is {loss} in epoch {epoch}; try a lower learning_rate"
-        )
-
-
-def _cycle(task: Task, size: int, order: torch.Generator) -> Iterable[tuple[Tensor, Tensor]]:
-    while True:
-        yield from task.batches("train", size, generator=order)
-
-
-@torch.no_grad()
-def predict(net: nn.Module, task: Task, split: str = "test", batch_size: int = 1024) -> Tensor:
-    """The task's outputs on one split, in order; the model is left as it was found.
-
-    Shape: (N, outputs).
-
-    Raises:
-        ValueError: the network holds no such task, or unknown split.
-    """
-    check_fits(net, task, split, targets=False)
-    device = next(iter(net.parameters())).device
-    with evaluating(net), using(net, task.name):
-        return torch.cat([net(x.to(device)) for x, _ in task.batches(split, batch_size)])
-
-
-def evaluate(net: nn.Module, tasks: Task | Sequence[Task], split: str = "test") -> dict[str, dict[str, float]]:
-    """Task -> its metric (accuracy in %, or mse) and its loss on one split; the model is left as it was found.
-
-    Raises:
-        ValueError: the network holds no such task, or unknown split.
-    """
-    group = [tasks] if isinstance(tasks, Task) else list(tasks)
-    for task in group:
-        check_fits(net, task, split)
-    found = {}
-    for task in group:
-        prediction = predict(net, task, split)
-        target = task.split(split)[1].to(prediction.device)
-        found[task.name] = {task.metric: task.score(prediction, target), "loss": task.loss(prediction, target).item()}
-    return found
+def _check_schedule(
+    epochs: int = 1,
+    learning_rate: float = 1.0,
+    batch_size: int | None = None,
+    stopping: Stopping | Sequence[Stopping] = (),
+    **_: Any,
+) -> None:
+    for name, count in (("epochs", epochs), ("batch_size", 1 if batch_size is None else batch_size)):
+        if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
+            raise ValueError(f"{name} {count!r} must be at least 1, a whole number")
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate {learning_rate} must be above 0 and finite")
+    names = [] if isinstance(stopping, Stopping) else [rule.name for rule in stopping]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two stopping rules have one name: {', '.join(names)}")
 
 
 @dataclass
@@ -356,8 +316,3 @@ def fit_sequence(
         forgetting[name] = float(-lost if task.metric == "mse" else lost) + 0.0  # no negative zero
         moved[name] = float((predict(net, task) - outputs).abs().max())
     return SequenceHistory(matrix, forgetting, moved, histories)
-
-
-def scores(net: nn.Module, group: Sequence[Task], split: str = "test") -> dict[str, float]:
-    """Task -> its one metric on a split."""
-    return {task.name: measured[task.metric] for task in group for measured in [evaluate(net, task, split)[task.name]]}

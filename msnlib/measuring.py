@@ -1,0 +1,73 @@
+"""Measuring a task: its outputs, its metric and its loss on one split of its data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from msnlib.subnetworks import check_fits, evaluating, using, walk
+from msnlib.task import Task
+
+Batch = tuple[Tensor, Tensor]
+
+
+@torch.no_grad()
+def predict(net: nn.Module, task: Task, split: str = "test", batch_size: int = 1024) -> Tensor:
+    """The task's outputs on one split, in order; the model is left as it was found.
+
+    Shape: (N, outputs).
+
+    Raises:
+        ValueError: the network holds no such task, or unknown split.
+    """
+    check_fits(net, task, split, targets=False)
+    device = next(iter(net.parameters())).device
+    batches: Iterable[Batch] = task.batches(split, batch_size)
+    if any(not norm.track_running_stats for norm in norms(net, task.name).values()):
+        batches = joined(batches)
+    with evaluating(net), using(net, task.name):
+        return torch.cat([net(x.to(device)) for x, _ in batches])
+
+
+def evaluate(net: nn.Module, tasks: Task | Sequence[Task], split: str = "test") -> dict[str, dict[str, float]]:
+    """Task -> its metric (accuracy in %, or mse) and its loss on one split; the model is left as it was found.
+
+    Raises:
+        ValueError: the network holds no such task, or unknown split.
+    """
+    group = [tasks] if isinstance(tasks, Task) else list(tasks)
+    for task in group:
+        check_fits(net, task, split)
+    found = {}
+    for task in group:
+        prediction = predict(net, task, split)
+        target = task.split(split)[1].to(prediction.device)
+        found[task.name] = {task.metric: task.score(prediction, target), "loss": task.loss(prediction, target).item()}
+    return found
+
+
+def scores(net: nn.Module, group: Sequence[Task], split: str = "test") -> dict[str, float]:
+    """Task -> its one metric on a split."""
+    return {task.name: measured[task.metric] for task in group for measured in [evaluate(net, task, split)[task.name]]}
+
+
+def norms(net: nn.Module, task: str) -> dict[str, nn.Module]:
+    """Name -> layer that computes with the statistics of a batch in training."""
+    return {name: m for name, m, _ in walk(net, task) if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+
+
+def joined(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The same batches, but a last one of a single example is part of the one before."""
+    before: Batch | None = None
+    for x, y in batches:
+        if before is None:
+            before = x, y
+        elif len(x) == 1 < len(before[0]):
+            before = torch.cat([before[0], x]), torch.cat([before[1], y])
+        else:
+            yield before
+            before = x, y
+    if before is not None:
+        yield before
