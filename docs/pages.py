@@ -23,7 +23,7 @@ from msnlib.command.jobs import choose_notebooks
 from msnlib.files import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ("msnlib.__main__", "msnlib.command.cli")  # `msn --help` describes them
+COMMANDS = ("msnlib.__main__", "msnlib.command.arguments", "msnlib.command.cli")  # `msn --help` describes them
 FOLDERS = {  # of msnlib/, and what the reference calls them
     "": "The core",
     "data": "Data",

@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "exchange.conversion": ["convert"],
         "exchange.export": ["export_onnx", "extract"],
         "exchange.storage": ["inspect", "load", "save"],
+        "isolation": ["SharedParameterWarning"],
         "layers": ["MaskedConv2d", "MaskedLinear"],
         "learner": ["Learner", "Schedule"],
         "measuring": ["evaluate", "predict", "scores"],
@@ -24,7 +25,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "selection": ["RULES", "CapacityError", "Kept", "Offer", "Rule", "entries", "erk", "top"],
         "seeding": ["seed_everything", "stream"],
         "subnetworks": [
-            *("FrozenTaskError", "SharedParameterWarning", "owner_map", "release", "set_values", "shared_tensors"),
+            *("FrozenTaskError", "owner_map", "release", "set_values", "shared_tensors"),
             *("sparse_products", "task_parameters", "tasks", "using"),
         ],
         "switches": ["PerTask"],

@@ -11,13 +11,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from msnlib.isolation import check_declared, check_dtype, check_isolated, load_whole
 from msnlib.layers import SharedTensor
-from msnlib.loading import load_whole
+from msnlib.networks import check_in_a_row
 from msnlib.seeding import stream
 from msnlib.selection import CapacityError, Choose, Density, Kept, Offer, Rule, as_rule, budget
 from msnlib.subnetworks import (
-    check_dtype,
-    check_isolated,
     check_known,
     check_name,
     check_not_read,
@@ -26,9 +25,8 @@ from msnlib.subnetworks import (
     shared_tensors,
     tasks,
     using,
-    walk,
 )
-from msnlib.switches import PerTask, TaskCopies
+from msnlib.switches import PerTask
 
 METHODS = ("gradient", "snip", "magnitude", "random")
 INITS = ("he", "glorot", "authors")
@@ -115,7 +113,7 @@ def allocate(
         densities = budget(density, {name: tensor.shape for name, tensor in tensors.items()})
         _check_saliency(method, batches, loss)
         if rule.in_a_row:  # what such a rule can give depends on the scores: one layer's choice bounds the next
-            check_in_a_row(net, task, rule)
+            check_in_a_row(net, task, rule.name)
         else:  # on zero scores: what cannot be given is refused before anything changes
             _choose(rule, tensors, densities)
     load_whole(net)
@@ -166,7 +164,7 @@ def prune(
     if rule.taken or (not rule.reads and any(tensor[task].reads for tensor in tensors.values())):
         raise ValueError(f"rule {rule.name!r} is for allocate, and a task that reads no other")
     if rule.in_a_row:
-        check_in_a_row(net, task, rule)
+        check_in_a_row(net, task, rule.name)
     densities = budget(density, {name: tensor.shape for name, tensor in tensors.items()})
     kept = _choose(rule, tensors, densities, task, None, _scores(net, task, tensors, method, batches, loss, seed))
     for name, tensor in tensors.items():
@@ -182,17 +180,15 @@ def _choose(
     owners: Mapping[str, Tensor] | None = None,
     scores: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Kept]:
-    """What a rule keeps of the entries that the task holds, or of those on offer to a new one; checked.
+    """What a rule keeps, checked.
 
     Args:
-        rule, tensors: the rule, and the tensors by name.
-        densities: name -> density.
+        rule, tensors, densities: the rule; the others by name of tensor.
         task: who holds the entries on offer; None offers those that a new task could have.
         owners: name -> how many *other* tasks own each entry; None counts now.
         scores: name -> (k,) of the entries on offer; None are zeros.
 
     Raises:
-        CapacityError: as the rule says.
         ValueError: the rule did not keep some of the entries on offer in every tensor.
     """
     offers = {}
@@ -351,32 +347,4 @@ def _check_task(net: nn.Module, task: str, reads: str, init: str, rule: Rule) ->
     _check_choice("init", init, INITS)
     if reads != "none" and not rule.reads:
         raise ValueError(f"rule {rule.name!r} goes with reads='none'")
-    _check_declared(net, task)
-
-
-def check_in_a_row(net: nn.Module, task: str, rule: Rule) -> None:
-    """Refuse a network in which not every layer takes what the one before it gives.
-
-    Raises:
-        ValueError: not a network of msnlib's builders.
-    """
-    refusal = f"rule {rule.name!r} is for networks of msnlib's builders, layers in a row: "
-    if not (isinstance(getattr(net, "trunk", None), nn.Sequential) and hasattr(net, "heads")):
-        raise ValueError(f"{refusal}not {type(net).__name__}")
-    width, is_output = None, False
-    for name, module, _ in walk(net, task):
-        weight = getattr(module, "weight", None)
-        if not isinstance(weight, SharedTensor):
-            continue
-        if getattr(module, "groups", 1) != 1 or (width is not None and weight.shape[1] % width):
-            raise ValueError(f"{refusal}{name} does not take the {width} units before it")
-        width, is_output = weight.shape[0], weight.is_output
-    if not is_output:
-        raise ValueError(f"{refusal}task {task!r} has no masked head")
-
-
-def _check_declared(net: nn.Module, task: str) -> None:
-    """Refuse a task that could not run: some part that every task has its own of holds none for it."""
-    for name, module, _ in walk(net, task):
-        if isinstance(module, PerTask) and not isinstance(module, TaskCopies) and task not in module:
-            raise ValueError(f"{name}: nothing declared for task {task!r}, only for: {', '.join(module) or 'none'}")
+    check_declared(net, task)

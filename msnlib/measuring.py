@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from msnlib.subnetworks import check_fits, evaluating, using, walk
+from msnlib.isolation import check_fits
+from msnlib.subnetworks import evaluating, using, walk
 from msnlib.task import Task
 
 Batch = tuple[Tensor, Tensor]

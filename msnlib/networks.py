@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from msnlib.layers import MaskedConv2d, MaskedLinear
-from msnlib.loading import load_whole
+from msnlib.isolation import load_whole
+from msnlib.layers import MaskedConv2d, MaskedLinear, SharedTensor
 from msnlib.seeding import stream
-from msnlib.subnetworks import check_name, shared_tensors, using
+from msnlib.subnetworks import check_name, shared_tensors, using, walk
 from msnlib.switches import PerTask
 from msnlib.task import Task
 
@@ -221,3 +221,24 @@ def _declare(net: MultitaskNetwork, tasks: Iterable[Task]) -> MultitaskNetwork:
 
 
 BUILDERS = {"dense_network": dense_network, "conv_network": conv_network}
+
+
+def check_in_a_row(net: nn.Module, task: str, rule: str) -> None:
+    """Refuse a network in which not every layer takes what the one before it gives.
+
+    Raises:
+        ValueError: not a network of msnlib's builders.
+    """
+    refusal = f"rule {rule!r} is for networks of msnlib's builders, layers in a row: "
+    if not (isinstance(getattr(net, "trunk", None), nn.Sequential) and hasattr(net, "heads")):
+        raise ValueError(f"{refusal}not {type(net).__name__}")
+    width, is_output = None, False
+    for name, module, _ in walk(net, task):
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, SharedTensor):
+            continue
+        if getattr(module, "groups", 1) != 1 or (width is not None and weight.shape[1] % width):
+            raise ValueError(f"{refusal}{name} does not take the {width} units before it")
+        width, is_output = weight.shape[0], weight.is_output
+    if not is_output:
+        raise ValueError(f"{refusal}task {task!r} has no masked head")

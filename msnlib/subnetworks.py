@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -12,9 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from msnlib.layers import SharedTensor
-from msnlib.switches import ByTask, PerTask, TaskCopies
-from msnlib.task import Task
-from msnlib.turns import Turn
+from msnlib.switches import ByTask, PerTask, TaskCopies, Turn
 
 
 @contextmanager
@@ -197,73 +193,6 @@ def check_not_read(net: nn.Module, task: str, verb: str) -> None:
         for reader in tensor:
             if task in tensor and task in tensor.read_by(reader):
                 raise FrozenTaskError(f"task {task!r} cannot be {verb}: task {reader!r} reads its entries")
-
-
-def check_fits(net: nn.Module, task: Task, *splits: str, targets: bool = True) -> None:
-    """Raise ValueError unless the network holds the task at its sizes, and the task has examples in these splits.
-
-    Sizes are those that a network declares. Without ``targets`` its outputs may be what they like.
-    """
-    check_known(net, task.name)
-    for split in splits:
-        if not len(task.split(split)[0]):
-            raise ValueError(f"task {task.name!r}: no examples in its {split} part")
-    if declared := getattr(net, "declared", {}).get(task.name):
-        meant = {name: declared[name] for name in ("inputs", "vocabulary", "outputs")}
-        given = {"inputs": list(task.inputs), "vocabulary": task.vocabulary, "outputs": task.outputs}
-        # Any shape of as many inputs passes a Flatten; a head may be wider than a task has classes.
-        if math.prod(given["inputs"]) == math.prod(meant["inputs"]):
-            del given["inputs"]
-        if not targets or (task.kind == "classification" and task.outputs <= meant["outputs"]):
-            del given["outputs"]
-        for what, value in given.items():
-            if value != meant[what]:
-                raise ValueError(f"task {task.name!r}: {what} {value}, but the network was given {what} {meant[what]}")
-    check_dtype(net, task.name, task.train[0])
-
-
-def check_dtype(net: nn.Module, task: str, x: Tensor) -> None:
-    """Raise ValueError if x is floating and of another dtype than the network."""
-    dtype = next((tensor.like.dtype for tensor in shared_tensors(net).values()), x.dtype)
-    if x.is_floating_point() and x.dtype != dtype:
-        x_is, net_is = (str(d).removeprefix("torch.") for d in (x.dtype, dtype))
-        raise ValueError(f"task {task!r}: x is {x_is}, the network {net_is}: convert one, say x.to(torch.{net_is})")
-
-
-def check_isolated(net: nn.Module) -> None:
-    """Refuse by name what moves in training whoever trains: buffers of all tasks, a private part given to two.
-
-    Of parameters that are neither shared out nor one task's alone, and not frozen, it warns.
-    """
-    for name, switch in net.named_modules():
-        owner: dict[int, str] = {}
-        for task, own in switch.items() if isinstance(switch, PerTask) else ():
-            for tensor in (*own.parameters(), *own.buffers()):
-                if owner.setdefault(id(tensor), task) != task:
-                    raise ValueError(
-                        f"{name}: tasks {owner[id(tensor)]!r} and {task!r} share a module; give each its own"
-                    )
-    trained = []
-    for name, module, private in walk(net, None):
-        if private or isinstance(module, SharedTensor):
-            continue
-        prefix = f"{name}." if name else ""
-        for label in (n for n, b in module._buffers.items() if b is not None):
-            raise ValueError(
-                f"{prefix}{label} ({type(module).__name__}) is of all tasks at once: give each its own "
-                "(convert, PerTask); a constant can be a parameter with requires_grad=False"
-            )
-        trained += [f"{prefix}{n}" for n, p in module._parameters.items() if p is not None and p.requires_grad]
-    if trained:
-        message = (
-            f"{', '.join(trained)}: shared by all tasks and trained by fit for none; give each task its own (convert, "
-            "PerTask), or freeze them (requires_grad_(False))"
-        )
-        warnings.warn(message, SharedParameterWarning, stacklevel=3)
-
-
-class SharedParameterWarning(UserWarning):
-    """A network has parameters that no task owns: an optimizer that is given them would move every task."""
 
 
 _RESERVED = frozenset(dir(SharedTensor((1,)))) | frozenset(dir(PerTask()))

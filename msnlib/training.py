@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from msnlib.allocation import allocate
+from msnlib.isolation import check_fits
 from msnlib.learner import Learner, Schedule, steps_of
 from msnlib.measuring import predict, scores
 from msnlib.selection import Choose, Density, Rule
-from msnlib.subnetworks import check_fits
 from msnlib.task import Task
 
 

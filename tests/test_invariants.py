@@ -42,7 +42,7 @@ from msnlib import (
     task_parameters,
     tasks,
 )
-from msnlib.loading import load_whole
+from msnlib.isolation import load_whole
 from msnlib.seeding import stream
 
 NAMES = ("a", "b", "c", "d")

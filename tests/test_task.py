@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from msnlib import Task, allocate, dense_network, evaluate, fit, predict, release, tasks
-from msnlib.subnetworks import check_fits
+from msnlib.isolation import check_fits
 
 X = torch.arange(8.0).view(4, 2)
 TASK = Task("t", "classification", *[(X, torch.tensor([0, 2, 1, 2]))] * 3, outputs=3)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from msnlib import MaskedLinear, PerTask, allocate, convert, release, task_parameters, turns, using
+from msnlib import MaskedLinear, PerTask, allocate, convert, release, switches, task_parameters, using
 
 pytestmark = pytest.mark.usefixtures("seeded")
 
@@ -239,7 +239,7 @@ def test_threads_of_autograd_itself_find_the_turn_of_whoever_called_backward(ser
 
     def found(context):
         torch._C._stash_obj_in_tls("context", context)
-        return turns._in_backward(turns._find(turns._latest.get(), switch), switch).task
+        return switches._in_backward(switches._find(switches._latest.get(), switch), switch).task
 
     with ThreadPoolExecutor(2) as pool, using(net, "b"):
         assert pool.submit(found, contextvars.copy_context()).result() == "b"

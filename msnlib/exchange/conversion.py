@@ -18,8 +18,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from msnlib.isolation import load_whole
 from msnlib.layers import SharedTensor, linear
-from msnlib.loading import load_whole
 from msnlib.subnetworks import check_name
 from msnlib.switches import ByTask, TaskCopies
 

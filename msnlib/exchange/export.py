@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from msnlib.exchange.compaction import check_row, compact_row, leaves, sparse_row
 from msnlib.exchange.conversion import is_converted, plain
 from msnlib.files import one_line, replacing
+from msnlib.isolation import load_freely
 from msnlib.layers import MaskedConv2d, MaskedLinear
-from msnlib.loading import load_freely
 from msnlib.networks import MultitaskNetwork
 from msnlib.seeding import stream
 from msnlib.subnetworks import check_known

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from msnlib.files import one_line, replacing
+from msnlib.isolation import load_whole
 from msnlib.layers import Subnetwork
-from msnlib.loading import load_whole
 from msnlib.networks import BUILDERS, MultitaskNetwork
 from msnlib.subnetworks import shared_tensors, tasks
 

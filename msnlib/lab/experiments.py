@@ -16,10 +16,11 @@ from msnlib.lab.pooling import over_seeds, pooled
 from msnlib.lab.published import published_value
 from msnlib.lab.records import TEST_ROWS, Run, read_records
 from msnlib.lab.report import format_value
+from msnlib.measuring import predict
 from msnlib.networks import MultitaskNetwork
 from msnlib.seeding import seed_everything
 from msnlib.task import Task
-from msnlib.training import CONVERGED, History, SequenceHistory, Stopping, predict
+from msnlib.training import CONVERGED, History, SequenceHistory, Stopping
 
 CONTROLS = ("dedicated", "pruned", "small")
 SUFFIXES = {"the authors' rule": "", "training to convergence": f", {CONVERGED.name}"}  # of arms, see `record`

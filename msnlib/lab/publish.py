@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from msnlib.lab.claim import CAPPED, claim_table, claim_verdicts
 from msnlib.lab.design import read_design
+from msnlib.lab.figures import forest, results, speed
 from msnlib.lab.pooling import headline, natural, rank
 from msnlib.lab.power import power_table
 from msnlib.lab.published import published_table, published_value
@@ -196,8 +197,6 @@ def publish(out: Path, readme: Path) -> None:
     Raises `EmptyReport` when there are no records but quick ones, or the README lacks the marks;
     `msnlib.lab.parameters.ParameterError` for margins that are none.
     """
-    from msnlib.lab.figures import forest, results, speed  # here, so that a table does not wait for torch
-
     records = read_records(out)
     if not (records["profile"] != "quick").any():
         raise EmptyReport(f"{readme}: no paper or laptop run in {out} to fill its table from")
