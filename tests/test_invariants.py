@@ -45,6 +45,7 @@ from msnlib import (
 from msnlib.isolation import load_whole
 from msnlib.seeding import stream
 
+RULES = ["largest", "even_outputs", "constant_fan_in"]  # that keep exact counts of single entries
 NAMES = ("a", "b", "c", "d")
 EXAMPLES = int(os.environ.get("MSNLIB_EXAMPLES", "0"))
 
@@ -143,8 +144,9 @@ class Network(RuleBasedStateMachine):
         density=st.one_of(st.sampled_from(["free", 1.0]), st.floats(0.01, 0.5)),
         method=st.sampled_from(["random", "gradient"]),
         reads=st.sampled_from(["none", "none", "all"]),
+        chosen=st.sampled_from(RULES),
     )
-    def allocate(self, task, density, method, reads):
+    def allocate(self, task, density, method, reads, chosen):
         problem, state = self.tasks[task], self.state()
         free = {name: len(tensor.free()) for name, tensor in shared_tensors(self.net, task).items()}
         asked = {
@@ -153,7 +155,8 @@ class Network(RuleBasedStateMachine):
         }
         refused = ValueError if task in self.held() else CapacityError
         try:
-            allocate(self.net, task, density, method, problem.batches(), problem.loss, reads=reads)
+            rule = "largest" if density == "free" else chosen
+            allocate(self.net, task, density, method, problem.batches(), problem.loss, reads=reads, rule=rule)
         except refused:
             assert refused is ValueError or any(max(asked[name], 1) > free[name] for name in asked)
             assert self.state() == state

@@ -14,7 +14,7 @@ from torch import nn
 from msnlib.allocation import allocate
 from msnlib.lab.plots import owners
 from msnlib.networks import MultitaskNetwork
-from msnlib.selection import entries
+from msnlib.selection import Choose, Rule, entries
 from msnlib.subnetworks import owner_map, shared_tensors, tasks
 from msnlib.task import Task
 from msnlib.training import History, fit_sequence
@@ -29,6 +29,7 @@ def dedicated(
     density: float = 1.0,
     method: str = "gradient",
     sample: int | None = None,
+    rule: str | Rule | Choose = "largest",
     **training: Any,
 ) -> tuple[MultitaskNetwork, History]:
     """A control: a network of the task's own, from the same builder.
@@ -40,6 +41,7 @@ def dedicated(
         density: share of the weights that the task keeps; at 1 it owns every entry.
         method: how weights are scored, at a density below 1.
         sample: training examples that weights are scored on; None takes all.
+        rule: which of them are kept; the paper's unless another is named.
         training: passed to :func:`~msnlib.fit`.
 
     Returns:
@@ -47,7 +49,7 @@ def dedicated(
     """
     net = build([task]).to(device)
     method = method if density < 1 else "random"  # where every entry is kept, scores decide nothing
-    return net, fit_sequence(net, [task], density, method, sample=sample, **training).histories[0]
+    return net, fit_sequence(net, [task], density, method, sample=sample, rule=rule, **training).histories[0]
 
 
 def narrow(build: Builder, task: Task, density: float) -> Builder:
@@ -80,6 +82,7 @@ def shared_network(
     *,
     order: Sequence[Task] | None = None,
     sample: int | None = None,
+    rule: str | Rule | Choose = "largest",
     **how: Any,
 ) -> MultitaskNetwork:
     """A fresh network with a subnetwork for each task, untrained.
@@ -92,11 +95,12 @@ def shared_network(
         device: where the network is.
         order: in which tasks choose their weights; None is that of ``group``.
         sample: training examples that weights are scored on; None takes all.
+        rule: which of them are kept; the paper's unless another is named.
         how: passed to :func:`~msnlib.allocate`.
     """
     net = build(group).to(device)
     for task in group if order is None else order:
-        allocate(net, task.name, density, method, task.batches(limit=sample), task.loss, **how)
+        allocate(net, task.name, density, method, task.batches(limit=sample), task.loss, rule=rule, **how)
     return net
 
 
