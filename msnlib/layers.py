@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from msnlib.products import Pattern, available, sparse_linear
+from msnlib.products import Pattern, available, pays, sparse_linear
 from msnlib.switches import ByTask
 
 
@@ -77,14 +77,14 @@ class SharedTensor(ByTask):
     Attributes:
         is_output: whether its rows are a network's outputs. Builders set it on their heads: such a tensor starts
             near zero, and :func:`~msnlib.allocate` warns when an output is left without entries.
-        sparse_below: density of a task's entries below which a linear layer leaves out the zeros in its products; see
-            :func:`~msnlib.sparse_products`.
+        sparse_below: density of a task's entries below which a linear layer leaves out the zeros in its products; None
+            is by the table of :mod:`msnlib.products`. See :func:`~msnlib.sparse_products`.
     """
 
     shares = True
     like: Tensor
     is_output: bool = False
-    sparse_below: float = 0.0
+    sparse_below: float | None = None
 
     def __init__(self, shape: tuple[int, ...], device=None, dtype=None):
         super().__init__()
@@ -189,8 +189,11 @@ def _ascend(positions: Tensor) -> bool:
 def linear(input: Tensor, weight: SharedTensor, offset: Tensor | None) -> Tensor:
     """The active task's linear map, (\\*, in) -> (\\*, out), with or without the zeros of its weight."""
     task = weight.turn()
-    own = weight[task]
-    few = len(own.values) < weight.sparse_below * weight.numel()
+    own, below, numel = weight[task], weight.sparse_below, weight.numel()
+    if below is None:
+        few = pays(len(own.values), numel, input.numel() // weight.shape[1])
+    else:
+        few = len(own.values) < below * numel
     if few and not own.units and not own.reads and available(input, own.values):
         return sparse_linear(input, own.values, own.pattern(weight.shape), offset)
     return nn.functional.linear(input, weight.tensor(task), offset)

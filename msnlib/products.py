@@ -14,6 +14,12 @@ CSR = torch.ops.aten._sparse_csr_tensor_unsafe.default
 OWN_MM = torch.ops.aten._sparse_mm.reduce
 MANY = 128
 
+# Which product a layer takes when nobody says: one table for everyone, over the matrix, the task's own density and the
+# examples, so that a task's numbers depend neither on a clock nor on its neighbours. Measured on two cores with MKL,
+# forward and backward, for random and for gradient masks alike (notebook 80, "Which product").
+SMALLEST = 62_500  # entries of a matrix (250 x 250): below, putting the dense one together costs next to nothing
+FEW_EXAMPLES, MANY_EXAMPLES = 0.25, 0.175  # densities up to which leaving out the zeros pays, below MANY and from it on
+
 
 class Pattern(nn.Module):
     """Where the k kept entries of an (m, n) matrix stand, compressed by row and by column: about 8 bytes an entry.
@@ -70,6 +76,11 @@ def _begins(index: Tensor, size: int) -> Tensor:
 def _csr(begins: Tensor, at: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
     # Indices of 4 bytes halve what a product has to read, compared with those of 8; MKL takes none of 2.
     return CSR(begins, at.int(), values, shape, dtype=values.dtype, layout=torch.sparse_csr)
+
+
+def pays(kept: int, numel: int, examples: int) -> bool:
+    """Whether leaving out the zeros of a matrix of ``numel`` entries is faster, by the table above."""
+    return numel >= SMALLEST and kept <= (FEW_EXAMPLES if examples < MANY else MANY_EXAMPLES) * numel
 
 
 def available(input: Tensor, values: Tensor) -> bool:

@@ -35,22 +35,28 @@ def using(net: nn.Module, task: str) -> Iterator[nn.Module]:
         yield net
 
 
-def sparse_products(net: nn.Module, below: float = 0.125) -> None:
-    """Let linear layers multiply a task's own weights alone where their density is under ``below``; 0 switches it off.
+def sparse_products(net: nn.Module, below: float | None = None) -> None:
+    """Say which product linear layers take: with a matrix that is mostly zeros, or with a task's own weights alone.
 
-    Otherwise a layer puts a task's weights into a dense matrix that is mostly zeros. Leaving those out is faster on a
-    CPU where layers are large and densities small, in training and in prediction (notebook 80). Results are the same up
-    to rounding, isolation holds bit for bit, and training holds about as many bytes as before. Tasks may be allocated
-    before or after.
+    Leaving out the zeros is faster on a CPU where layers are large and densities small, in training and in prediction.
+    By itself a layer chooses by a fixed table over the task's density, the matrix and the examples
+    (:mod:`msnlib.products`; notebook 80 shows what it was made from), never by a clock. Results are the same up to
+    rounding, isolation holds bit for bit, and training holds about as many bytes either way.
 
-    A layer keeps the zeros, whatever is set, on any device but a CPU with MKL, in half precision, under autocast and
-    ``torch.compile``, for whole units, and for a task that reads others.
+    Zeros stay, whatever is set, on any device but a CPU with MKL, in half precision, under autocast and
+    ``torch.compile``, for whole units, and for a task that reads others. A product without them can be differentiated
+    once; who needs second derivatives sets 0.
+
+    Args:
+        net: any module with masked layers; tasks may be allocated before or after.
+        below: the density under which zeros are left out, whatever the table says: 0 always keeps them, 1 never. None
+            goes back to the table.
 
     Raises:
         ValueError: ``below`` is no density.
     """
-    if not 0 <= below <= 1:
-        raise ValueError(f"below is {below!r}, but must be from 0 to 1")
+    if below is not None and not 0 <= below <= 1:
+        raise ValueError(f"below is {below!r}, but must be from 0 to 1, or None")
     for tensor in shared_tensors(net).values():
         tensor.sparse_below = below
         for own in tensor.values():

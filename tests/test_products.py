@@ -9,7 +9,7 @@ from torch import nn
 
 import msnlib.layers
 from msnlib import MaskedLinear, allocate, convert, dense_network, fit, sparse_products, task_parameters, using
-from msnlib.products import MANY, Pattern, available
+from msnlib.products import FEW_EXAMPLES, MANY, MANY_EXAMPLES, SMALLEST, Pattern, available, pays
 
 pytestmark = pytest.mark.usefixtures("seeded")
 mkl = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="torch has sparse products with MKL alone")
@@ -74,7 +74,7 @@ def test_outputs_and_gradients_are_those_of_the_dense_product(sparse_calls, shap
 @mkl
 def test_a_frozen_weight_an_input_without_gradient_and_gradcheck():
     layer = two_tasks()
-    sparse_products(layer)
+    sparse_products(layer, 0.125)
     values, bias = task_parameters(layer, "a")
     x = torch.randn(4, 20, dtype=torch.float64, requires_grad=True)
 
@@ -124,7 +124,7 @@ def test_where_the_dense_product_stays(sparse_calls):
 
     layer = two_tasks()
     assert run(layer) == 0  # nothing was asked for
-    sparse_products(layer)
+    sparse_products(layer, 0.125)
     assert run(layer) == 1
     sparse_products(layer, 0)
     assert run(layer) == 0
@@ -132,9 +132,9 @@ def test_where_the_dense_product_stays(sparse_calls):
     units.add_task("b", (20,), 3)
     allocate(units, "b", 0.1, "random", rule="whole_units")
     for kept in (two_tasks(density=0.2), two_tasks(reads="all"), units):
-        sparse_products(kept)
+        sparse_products(kept, 0.125)
         assert run(kept) == 0
-    sparse_products(layer)
+    sparse_products(layer, 0.125)
     with torch.autocast("cpu"):
         assert run(layer) == 0
     assert run(layer.bfloat16(), x.bfloat16()) == 0
@@ -146,7 +146,7 @@ def test_where_the_dense_product_stays(sparse_calls):
 
 def test_compiled_it_is_the_dense_product(sparse_calls):
     layer, x = two_tasks(), torch.randn(3, 20, dtype=torch.float64)
-    sparse_products(layer)
+    sparse_products(layer, 0.125)
     with using(layer, "a"):
         compiled = torch.compile(layer, backend="eager", fullgraph=True)(x)
         assert sparse_calls == []
@@ -165,7 +165,7 @@ def test_the_pattern_stands_in_for_the_positions_in_copies_and_in_files():
             return layer(x)
 
     expected, before, start = output(layer), layer.state_dict(), list(layer.buffers())
-    sparse_products(layer)
+    sparse_products(layer, 0.125)
     output(layer)
     held = sum(b.numel() * b.element_size() for b in layer.weight["a"].buffers())
     assert held == 60 * 8 + 4 * (31 + 21)  # no more than positions but for the beginnings of rows and columns
@@ -182,7 +182,7 @@ def test_the_pattern_stands_in_for_the_positions_in_copies_and_in_files():
         sparse_products(same, 0)
         assert output(same).equal(expected)
     assert len(list(layer.buffers())) == len(start)  # positions again
-    sparse_products(layer)
+    sparse_products(layer, 0.125)
     output(layer)
     layer.load_state_dict(other.state_dict())
     torch.testing.assert_close(output(layer), output(other), rtol=0, atol=1e-13)
@@ -195,12 +195,68 @@ def test_any_module_may_use_them(sparse_calls):
     x = torch.randn(3, 20, dtype=torch.float64)
     with using(net, "a"):
         dense = net(x)
-        sparse_products(net)
+        sparse_products(net, 0.125)
         torch.testing.assert_close(net(x), dense, rtol=0, atol=1e-13)
     assert sparse_calls == [(3, 20), (3, 40)]
 
 
 @pytest.mark.parametrize("below", [-0.1, 1.5, float("nan")])
 def test_a_limit_that_is_no_density_is_refused(below):
-    with pytest.raises(ValueError, match=f"below is {below}, but must be from 0 to 1"):
+    with pytest.raises(ValueError, match=f"below is {below}, but must be from 0 to 1, or None"):
         sparse_products(two_tasks(), below)
+
+
+def large(density, count=1, width=300):
+    """A square layer with so many tasks of this density."""
+    layer = MaskedLinear(width, width, dtype=torch.float64)
+    for k in range(count):
+        allocate(layer, f"t{k}", density, "random")
+    return layer
+
+
+def test_the_table_by_hand():
+    assert pays(0, SMALLEST, 1) and not pays(0, SMALLEST - 1, 1)
+    full = 1_000_000
+    for examples, limit in [(1, FEW_EXAMPLES), (MANY - 1, FEW_EXAMPLES), (MANY, MANY_EXAMPLES), (4096, MANY_EXAMPLES)]:
+        assert pays(round(limit * full), full, examples) and not pays(round(limit * full) + 1, full, examples)
+
+
+@mkl
+def test_the_product_follows_density_size_and_examples(sparse_calls):
+    for layer, examples, expected in [
+        (large(0.1), 8, 1),
+        (large(0.1), MANY, 1),
+        (large(0.2), 8, 1),
+        (large(0.2), MANY, 0),
+        (large(0.3), 8, 0),
+        (large(0.02, width=200), 8, 0),
+    ]:
+        sparse_calls.clear()
+        with using(layer, "t0"):
+            layer(torch.ones(2, examples // 2, layer.in_features, dtype=torch.float64))
+        assert len(sparse_calls) == expected, (layer, examples)
+
+
+@mkl
+def test_a_tasks_numbers_do_not_depend_on_how_many_tasks_there_are():
+    x, found = torch.randn(16, 300, dtype=torch.float64), []
+    for count in (1, 4):
+        layer = large(0.1, count)
+        with using(layer, "t0"):
+            output = layer(x)
+        output.square().sum().backward()
+        found.append([output, *(values.grad for values in task_parameters(layer, "t0"))])
+    assert all(one.equal(other) for one, other in zip(*found, strict=True))
+
+
+@mkl
+def test_one_argument_forces_a_product(sparse_calls):
+    layer, x = large(0.1), torch.randn(8, 300, dtype=torch.float64)
+    counts = []
+    for below in (None, 0, 1, None):
+        sparse_products(layer, below)
+        sparse_calls.clear()
+        with using(layer, "t0"):
+            layer(x)
+        counts.append(len(sparse_calls))
+    assert counts == [1, 0, 1, 1]

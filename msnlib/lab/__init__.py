@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "arms": ["BUILDERS", "beyondml_layer"],
-        "benchmark": ["race", "ratio", "waiting"],
+        "benchmark": ["product_ratios", "race", "ratio", "waiting"],
         "claim": ["claim_table", "claim_verdicts"],
         "design": ["read_design"],
         "experiments": [

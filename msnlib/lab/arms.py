@@ -37,7 +37,8 @@ class Case:
         examples: how many of each task there are to train on.
         density: share of the weights a task keeps.
         how: more for :func:`~msnlib.allocate`.
-        sparse: whether tasks multiply their own weights alone.
+        below: density under which tasks multiply their own weights alone, see :func:`~msnlib.sparse_products`; None is
+            the default, by the table.
         conv: what :func:`~msnlib.conv_network` takes, where the network is one.
         format: of an extracted task.
         folder: where the package ``beyondml`` lies.
@@ -53,7 +54,7 @@ class Case:
     examples: int
     density: float = 1.0
     how: Mapping[str, Any] = field(default_factory=dict)
-    sparse: bool = False
+    below: float | None = None
     conv: Mapping[str, Any] = field(default_factory=dict)
     format: str = "dense"
     folder: str = ""
@@ -118,7 +119,7 @@ def shared(case: Case) -> Built:
     net = _declared(case, names)
     for name in names:
         allocate(net, name, case.density, "random", **case.how)
-    sparse_products(net, 1 if case.sparse else 0)
+    sparse_products(net, case.below)
     optimizers = [torch.optim.Adam(task_parameters(net, name)) for name in names]
 
     def step(data: Data) -> None:

@@ -6,23 +6,30 @@ the *ratio* of two arms is what counts, and of the ratios the median.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import product
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from msnlib.allocation import DeadOutputWarning
 from msnlib.lab.arms import BUILDERS, Built, Case, Data
-from msnlib.seeding import seed_everything
+from msnlib.layers import MaskedLinear
+from msnlib.products import pays
+from msnlib.seeding import seed_everything, stream
+from msnlib.selection import entries
+from msnlib.subnetworks import using
 
 
 class Race(NamedTuple):
@@ -216,3 +223,67 @@ def _silent():
         os.dup2(err, 2)
         os.close(err)
         os.close(nothing)
+
+
+def product_ratios(
+    shapes: Iterable[tuple[int, int]],
+    densities: Iterable[float],
+    examples: Iterable[int],
+    rounds: int,
+    threads: int,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How many times as fast a linear layer is without the zeros of its weight: forward and backward, in this process.
+
+    Args:
+        shapes: (outputs, inputs) of the layer.
+        densities: shares of its weights that a task keeps.
+        examples: in a batch.
+        rounds: measured pairs of steps; the ratio is taken within a pair, and of the ratios the median.
+        threads: CPU threads.
+        seed: of masks and values.
+
+    Returns:
+        A row for each mask (random, or clustered in rows and columns as those of gradients are), shape, density and
+        number of examples: ``ratio``, and whether the zeros are ``left out`` by the table of :mod:`msnlib.products`.
+    """
+    before, rows = torch.get_num_threads(), []
+    torch.set_num_threads(threads)
+    try:
+        for mask, shape, density, count in product(("random", "clustered"), shapes, densities, examples):
+            step = _layer_step(mask, shape, density, count, seed)
+            repeats = max(1, int(3e-3 / (2e-4 + 6e-11 * math.prod(shape) * count)))
+            pairs = [[_seconds(step, below, repeats) for below in (0, 1)] for _ in range(rounds + 2)][2:]
+            ratio = float(np.median([dense / sparse for dense, sparse in pairs]))
+            kept = entries(math.prod(shape), density)
+            row = {"mask": mask, "outputs": shape[0], "inputs": shape[1], "density": density, "examples": count}
+            rows.append(row | {"ratio": ratio, "left out": pays(kept, math.prod(shape), count)})
+    finally:
+        torch.set_num_threads(before)
+    return pd.DataFrame(rows)
+
+
+def _layer_step(mask: str, shape: tuple[int, int], density: float, count: int, seed: int) -> Callable[[float], None]:
+    outputs, inputs = shape
+    noise, layer = stream("which product", mask, seed=seed), MaskedLinear(inputs, outputs)
+    score = torch.rand(shape, generator=noise)
+    if mask == "clustered":
+        score *= torch.rand(outputs, 1, generator=noise) ** 3 * torch.rand(1, inputs, generator=noise) ** 2
+    kept = score.flatten().topk(entries(score.numel(), density)).indices.sort().values
+    layer.weight.own("a", kept, torch.randn(len(kept), generator=noise), order=1)
+    layer.bias.own("a", torch.arange(outputs), torch.zeros(outputs), order=1)
+    x = torch.randn(count, inputs, generator=noise).requires_grad_()
+
+    def step(below: float) -> None:
+        layer.weight.sparse_below = below
+        with using(layer, "a"):
+            layer(x).sum().backward()
+
+    return step
+
+
+def _seconds(step: Callable[[float], None], below: float, repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        step(below)
+    return time.perf_counter() - start
