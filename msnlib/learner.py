@@ -136,6 +136,20 @@ class Learner:
                 self.random["cuda"] = torch.cuda.get_rng_state(device)
 
 
+_makes: Callable[[nn.Module, Task, Schedule], Learner] | None = None
+
+
+def train_with(factory: Callable[[nn.Module, Task, Schedule], Learner] | None) -> None:
+    """Let ``factory`` make what :func:`fit` trains each task with, in this process; None: :class:`Learner`."""
+    global _makes
+    _makes = factory
+
+
+def make(net: nn.Module, task: Task, schedule: Schedule) -> Learner:
+    """What :func:`train_with` said."""
+    return (_makes or Learner)(net, task, schedule)
+
+
 def steps_of(net: nn.Module, task: Task, size: int) -> int:
     """Batches of the task's training part.
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from msnlib.allocation import allocate
 from msnlib.isolation import check_fits
-from msnlib.learner import Learner, Schedule, steps_of
+from msnlib.learner import Learner, Schedule, make, steps_of
 from msnlib.measuring import predict, scores
 from msnlib.selection import Choose, Density, Rule
 from msnlib.task import Task
@@ -150,7 +150,7 @@ def fit(
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
     batch_size: int | None = None,
     seed: int | None = None,
-    learner: Callable[[nn.Module, Task, Schedule], Learner] = Learner,
+    learner: Callable[[nn.Module, Task, Schedule], Learner] = make,
 ) -> History:
     """Train tasks in parallel: epoch by epoch, each of them on its own data.
 
@@ -171,7 +171,7 @@ def fit(
         optimizer: called as ``optimizer(parameters, lr=learning_rate)``; one whose step needs no closure.
         batch_size: None takes the tasks' own (in a group the largest, as published).
         seed: of batches and random layers; None takes the run's.
-        learner: what trains each task; :class:`Learner` unless epochs are to be kept elsewhere (``msnlib.lab.stored``).
+        learner: what trains each task; :class:`Learner` unless a store of epochs is in use (``msnlib.lab.stored``).
 
     Raises:
         ValueError: a task that the net does not hold or that does not fit it, one without training or validation

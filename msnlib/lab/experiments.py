@@ -16,6 +16,7 @@ from msnlib.lab.pooling import over_seeds, pooled
 from msnlib.lab.published import published_value
 from msnlib.lab.records import TEST_ROWS, Run, read_records
 from msnlib.lab.report import format_value
+from msnlib.lab.stored import activate
 from msnlib.measuring import predict
 from msnlib.networks import MultitaskNetwork
 from msnlib.seeding import seed_everything
@@ -48,6 +49,8 @@ def start(
 ) -> Started:
     """Begin a run: the record that checks every parameter, then seeds, threads, torch's default dtype and the style.
 
+    Where ``$MSNLIB_STORE`` names a folder, `fit` keeps every epoch there and goes on from what there is.
+
     Args:
         experiment: its id, as in `msnlib.lab.published` (``"E1"``).
         notebook: the notebook's name without folder or ending (``"02_parallel_dense"``).
@@ -73,6 +76,7 @@ def start(
     seed_everything(seed, 1 if threads is None else threads)
     torch.set_default_dtype(dtype or setting.get("dtype", torch.float32))
     style()
+    run.stored = activate()
     return Started(run, setting, chosen)
 
 

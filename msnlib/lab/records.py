@@ -57,6 +57,7 @@ class Run:
         examples: (task, arm) -> the outcome of every test example, bool or float32; (task, `TEST_ROWS`) -> which rows
             of the dataset these are, where the test part was drawn anew.
         data: task -> what its data is and where it came from.
+        stored: the trainings that `msnlib.lab.stored` looked after, and how many epochs of each it had; None without.
 
     Args:
         experiment: its id, as in `msnlib.lab.published` (``"E1"``).
@@ -84,6 +85,7 @@ class Run:
         self.results: list[dict[str, Any]] = []
         self.examples: dict[tuple[str, str], Any] = {}
         self.data: dict[str, str] = {}
+        self.stored: list[dict[str, Any]] | None = None
 
     def add(
         self,
@@ -150,7 +152,7 @@ class Run:
             "versions": versions(self.configuration.get("device")),
             "data": self.data,
             "results": self.results,
-        }
+        } | ({} if self.stored is None else {"stored": self.stored})
 
     def save(self) -> Path:
         """Write the record as one JSON file and return its path; outcomes of examples stand beside it in an ``.npz``.
