@@ -67,6 +67,7 @@ def _add_running(commands: Any, notebooks: argparse.ArgumentParser, out: argpars
     )
     command.add_argument("--force", action="store_true", help="also run what is already done")
     command.add_argument("--timeout", type=_at_least_one, metavar="SECONDS", help="fail a run that takes longer")
+    command.add_argument("--no-store", action="store_true", help="train everything anew and keep no epoch")
 
     command = commands.add_parser(
         "sweep", parents=[notebooks, out], help="run what a file says: notebooks x profiles x seeds x parameters"
@@ -75,12 +76,18 @@ def _add_running(commands: Any, notebooks: argparse.ArgumentParser, out: argpars
     command.add_argument("--jobs", type=_at_least_one, default=1, metavar="N", help="runs at a time, here (1)")
     command.add_argument("--scheduler", metavar="ADDRESS", help="run on the workers of this Dask scheduler instead")
     command.add_argument("--timeout", type=_at_least_one, metavar="SECONDS", help="fail a run that takes longer")
+    command.add_argument("--no-store", action="store_true", help="train everything anew and keep no epoch")
 
     command = commands.add_parser("status", parents=[notebooks, out], help="what of a sweep is done, running, failed")
     command.add_argument("file", type=Path, metavar="SPEC.toml")
 
     command = commands.add_parser("verify", parents=[notebooks], help="make finished runs again and compare")
     command.add_argument("run", type=Path, nargs="+", metavar="RUN", help="its folder, in reports/")
+
+    command = commands.add_parser("clean", help="list stored trainings; with --yes remove them")
+    command.add_argument("--older-than", type=float, default=0.0, metavar="DAYS", help="only those not used since (0)")
+    command.add_argument("--job", default="", metavar="KEY", help="only the one whose key starts so")
+    command.add_argument("--yes", action="store_true", help="remove what is listed")
 
 
 def _add_course(commands: Any, notebooks: argparse.ArgumentParser) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from msnlib.command.arguments import parser
+from msnlib.command.clean import kept_trainings
+from msnlib.command.environment import store_folder
 from msnlib.command.jobs import choose_notebooks, find_notebooks, plan
 from msnlib.command.pipe import Pipe
 from msnlib.command.process import Outcome
@@ -74,7 +76,8 @@ def _run(arguments: argparse.Namespace) -> int:
     seeds = parse_seeds(arguments.seeds)
     jobs = plan(notebooks, arguments.profile, seeds, [tuple(pair) for pair in arguments.parameter])
 
-    outcomes = run_jobs(jobs, arguments.out, arguments.jobs, arguments.force, arguments.timeout)
+    how = dict(timeout=arguments.timeout, stored=not arguments.no_store)
+    outcomes = run_jobs(jobs, arguments.out, arguments.jobs, arguments.force, **how)
     failed = _follow(outcomes, len(jobs), " (--force runs it again)")
     try:
         if len(failed) < len(jobs):
@@ -115,12 +118,13 @@ def _say_failures(failed: list[Outcome]) -> int:
 
 def _sweep(arguments: argparse.Namespace) -> int:
     jobs = read_sweep(arguments.file, _notebooks_folder(arguments.notebooks), here=not arguments.scheduler)
+    how = dict(timeout=arguments.timeout, stored=not arguments.no_store)
     if arguments.scheduler:
         from msnlib.command.cluster import run_on_cluster
 
-        outcomes = run_on_cluster(jobs, arguments.out, arguments.scheduler, timeout=arguments.timeout)
+        outcomes = run_on_cluster(jobs, arguments.out, arguments.scheduler, **how)
     else:
-        outcomes = run_jobs(jobs, arguments.out, arguments.jobs, timeout=arguments.timeout)
+        outcomes = run_jobs(jobs, arguments.out, arguments.jobs, **how)
     try:
         code = _say_failures(_follow(outcomes, len(jobs)))
     finally:  # a cluster may be lost on the way
@@ -141,12 +145,25 @@ def _status(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _clean(arguments: argparse.Namespace) -> int:
+    root = store_folder()
+    found = kept_trainings(root, arguments.older_than, arguments.job)
+    for training in found:
+        print(training)
+        if arguments.yes and not training.remove():
+            print(f"msn: {training.key[:12]} is being trained; it stays", file=sys.stderr)
+    size = sum(training.bytes for training in found) / 1e6
+    hint = "removed" if arguments.yes else "--yes removes them"
+    print(f"{len(found)} trainings, {size:.1f} MB in {root}" + (f"; {hint}" if found else ""))
+    return 0
+
+
 def _verify(arguments: argparse.Namespace) -> int:
     jobs = {folder: repetition(folder, _notebooks_folder(arguments.notebooks)) for folder in arguments.run}
     code = 0
     for folder, job in jobs.items():
         with tempfile.TemporaryDirectory() as again:
-            failed = _follow(run_jobs([job], Path(again)), 1)
+            failed = _follow(run_jobs([job], Path(again), stored=False), 1)
             now = Path(again) / job.folder
             if failed:
                 print(f"msn: {job} failed: {failed[0].note}", file=sys.stderr)
@@ -250,6 +267,7 @@ COMMANDS = {
     "verify": _verify,
     "report": _report,
     "inspect": _inspect,
+    "clean": _clean,
     "course": _course,
 }
 

@@ -23,7 +23,12 @@ _VERSION = "__import__('msnlib').__version__"  # as a text: a worker without msn
 
 
 def run_on_cluster(
-    jobs: Sequence[Job], out: Path, scheduler: str, force: bool = False, timeout: float | None = None
+    jobs: Sequence[Job],
+    out: Path,
+    scheduler: str,
+    force: bool = False,
+    timeout: float | None = None,
+    stored: bool = True,
 ) -> Iterator[Outcome]:
     """As `msnlib.command.runner.run_jobs`, on the workers of the Dask scheduler at ``scheduler`` (``tcp://HOST:PORT``).
 
@@ -43,8 +48,8 @@ def run_on_cluster(
     client = Client(scheduler, timeout=f"{_ANSWER_SECONDS}s", set_as_default=False)
     name = f"msn-{uuid.uuid4().hex}"
     stop = Event(name, client=client)
-    data = os.environ.get("MSNLIB_DATA")
-    common = (out, force, timeout, name, msnlib.__version__, data and os.path.abspath(data))
+    places = {key: os.path.abspath(os.environ[key]) for key in ("MSNLIB_DATA", "MSNLIB_STORE") if os.environ.get(key)}
+    common = (out, force, timeout, name, msnlib.__version__, places, stored)
     try:
         yield from _drive(client, jobs, common, _Workers(client, scheduler))
     except (OSError, CancelledError) as error:  # no one here cancels a run
@@ -140,7 +145,14 @@ class _Workers:
 
 
 def _on_worker(
-    job: Job, out: Path, force: bool, timeout: float | None, stop: str, version: str, data: str | None
+    job: Job,
+    out: Path,
+    force: bool,
+    timeout: float | None,
+    stop: str,
+    version: str,
+    places: dict[str, str],
+    stored: bool,
 ) -> Outcome | None:
     from distributed import Event, get_worker
 
@@ -152,8 +164,8 @@ def _on_worker(
     if not out.is_dir() or not job.notebook.is_file():
         missing = job.notebook if out.is_dir() else out
         return Outcome(job, "failed", failed, note=f"worker {host} does not see {missing}; files must be shared")
-    if data:
-        os.environ.setdefault("MSNLIB_DATA", data)
+    for key, place in places.items():
+        os.environ.setdefault(key, place)
     event = Event(stop)
     asked = [0.0, False]
 
@@ -162,4 +174,4 @@ def _on_worker(
             asked[:] = time.monotonic(), event.is_set()
         return bool(asked[1])
 
-    return run_job(job, out, force, timeout, told_to_stop)
+    return run_job(job, out, force, timeout, told_to_stop, stored)

@@ -15,6 +15,7 @@ SEEN = (
     *("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TEMP", "TMP", "TZ", "LD_LIBRARY_PATH", "LD_PRELOAD"),
     *("PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONNOUSERSITE", "VIRTUAL_ENV", "CONDA_PREFIX"),
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MSNLIB_DATA", "MSNLIB_BEYONDML"),
+    "MSNLIB_STORE",
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy"),
     *("SYSTEMROOT", "WINDIR", "COMSPEC", "PATHEXT", "USERPROFILE", "APPDATA", "LOCALAPPDATA", "PROGRAMDATA"),
@@ -32,8 +33,9 @@ def kernel_environment(scratch: Path) -> dict[str, str]:
         (scratch / name).mkdir(exist_ok=True)
     (scratch / "matplotlibrc").touch()
     seen = {name: value for name, value in os.environ.items() if name in SEEN or name.startswith(SEEN_PREFIXES)}
-    if seen.get("MSNLIB_DATA"):
-        seen["MSNLIB_DATA"] = os.path.abspath(os.path.expanduser(seen["MSNLIB_DATA"]))
+    for name in ("MSNLIB_DATA", "MSNLIB_STORE"):
+        if seen.get(name):
+            seen[name] = os.path.abspath(os.path.expanduser(seen[name]))
     if seen.get("PYTHONPATH"):
         seen["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, seen["PYTHONPATH"].split(os.pathsep)))
     if not _is_home(seen.get("HOME", "")):
@@ -52,6 +54,19 @@ def kernel_environment(scratch: Path) -> dict[str, str]:
         "JUPYTER_RUNTIME_DIR": str(scratch / "jupyter"),
         "MSNLIB_RECORDS": str(scratch / "records"),
     }
+
+
+def store_folder() -> Path:
+    """Return where trainings are stored: ``$MSNLIB_STORE``, else a folder beside that of the data."""
+    return Path(os.environ.get("MSNLIB_STORE") or "~/.cache/msnlib-store").expanduser().absolute()
+
+
+def store_of(profile: str, stored: bool) -> dict[str, str]:
+    """Return what a kernel's environment says of the store: none unless ``stored``, and in ``quick`` only one that is
+    set.
+    """
+    used = stored and (profile != "quick" or os.environ.get("MSNLIB_STORE"))
+    return {"MSNLIB_STORE": str(store_folder()) if used else ""}
 
 
 def _is_home(home: str) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from msnlib.command.environment import kernel_environment
+from msnlib.command.environment import kernel_environment, store_of
 from msnlib.command.jobs import Job
 from msnlib.files import write_json
 from msnlib.lab.notebooks import normalised, read_notebook
@@ -26,6 +26,7 @@ from msnlib.lab.parameters import ParameterError
 from msnlib.lab.records import read_record
 
 POLL_SECONDS = 0.05
+PROGRESS = "progress.json"  # of the training that goes on: its task, epoch and seconds an epoch
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ def make_shared(folder: Path) -> None:
 class Process:
     """One running job: its process, its scratch folder and the hidden folder that becomes the result."""
 
-    def __init__(self, job: Job, out: Path):
-        self.job = job
+    def __init__(self, job: Job, out: Path, stored: bool = True):
+        self.job, self.stored = job, stored
         self.target = out / job.folder
         make_shared(self.target.parent)
         self.scratch = Path(tempfile.mkdtemp(prefix="msn-"))
@@ -101,12 +102,18 @@ class Process:
                 stderr=subprocess.STDOUT,
                 text=True,
                 cwd=self.scratch / "work",
-                # where a notebook finds the runs of other seeds
-                env=kernel_environment(self.scratch) | {"MSNLIB_REPORTS": str(self.target.parent.parent.resolve())},
+                env=self._environment(),
                 start_new_session=True,  # a Ctrl-C at the terminal is handled here, once
             )
         with suppress(BrokenPipeError):
             print(json.dumps(arguments), file=self.process.stdin, flush=True)
+
+    def _environment(self) -> dict[str, str]:
+        own = {
+            "MSNLIB_REPORTS": str(self.target.parent.parent.resolve()),  # the runs of other seeds
+            "MSNLIB_PROGRESS": str(self.part / PROGRESS),
+        }
+        return kernel_environment(self.scratch) | store_of(self.job.profile, self.stored) | own
 
     def poll(self, timeout: float | None) -> Outcome | None:
         """Return the outcome once the process has ended or run out of time, and put its results in place."""
@@ -125,7 +132,7 @@ class Process:
         if error is None:
             shutil.rmtree(failed, ignore_errors=True)
             return Outcome(self.job, "done", self.target, seconds)
-        (self.part / "run.json").unlink(missing_ok=True)
+        self._forget()
         (self.part / "note.txt").write_text(f"{error}\n", encoding="utf-8")
         _move_into_place(self.part, failed)
         return Outcome(self.job, "failed", failed, seconds, error)
@@ -181,9 +188,14 @@ class Process:
         if examples.exists():
             shutil.copyfile(examples, self.part / "record.npz")
         self.log.unlink()
-        (self.part / "run.json").unlink()
+        self._forget()
         _move_into_place(self.part, self.target)
         return None
+
+    def _forget(self) -> None:
+        """Remove what only says how far a run has come."""
+        for name in ("run.json", PROGRESS):
+            (self.part / name).unlink(missing_ok=True)
 
     def _error(self) -> str:
         """Return the last line of what went wrong: the notebook's own error, else the end of the log."""

@@ -23,13 +23,19 @@ from msnlib.lab.notebooks import code_digest
 
 
 def run_jobs(
-    jobs: Sequence[Job], out: Path, workers: int = 1, force: bool = False, timeout: float | None = None
+    jobs: Sequence[Job],
+    out: Path,
+    workers: int = 1,
+    force: bool = False,
+    timeout: float | None = None,
+    stored: bool = True,
 ) -> Iterator[Outcome]:
     """Run ``jobs``, ``workers`` at a time, and yield each one's outcome when it is known.
 
     A job whose configuration is already done under ``out`` is skipped unless ``force``. A job that fails or takes
     longer than ``timeout`` seconds leaves an earlier result as it was and its log and partial notebook in
-    ``<folder>.failed``. Closing the iterator, or an exception such as Ctrl-C, kills what runs and leaves nothing of it.
+    ``<folder>.failed``. Unless ``stored``, no training is read from the store or kept there. Closing the iterator, or
+    an exception such as Ctrl-C, kills what runs and leaves nothing of it.
 
     Raises `UsageError` when ``out`` cannot be written to.
     """
@@ -41,7 +47,7 @@ def run_jobs(
         for job in jobs:
             outcome = None if force else skipped(job, out)
             if outcome is None:
-                futures.append(pool.submit(run_job, job, out, force, timeout, stop.is_set))
+                futures.append(pool.submit(run_job, job, out, force, timeout, stop.is_set, stored))
             else:
                 yield outcome
         for future in as_completed(futures):
@@ -90,6 +96,7 @@ def run_job(
     force: bool = False,
     timeout: float | None = None,
     stop: Callable[[], bool] = lambda: False,
+    stored: bool = True,
 ) -> Outcome | None:
     """Run one job in a process of its own and return its outcome; None when ``stop`` said so before it ended.
 
@@ -113,7 +120,7 @@ def run_job(
             return Outcome(job, "failed", failed_folder(target), note=note)
         for left in target.parent.glob(f".{glob.escape(target.name)}.*"):
             shutil.rmtree(left, ignore_errors=True)
-        process = Process(job, out)
+        process = Process(job, out, stored)
         while not stop():
             outcome = process.poll(timeout)
             if outcome is not None:

@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from msnlib.command.jobs import Job, choose_notebooks, plan
-from msnlib.command.process import failed_folder
+from msnlib.command.process import PROGRESS, failed_folder
 from msnlib.command.runner import lock, lock_path
 from msnlib.files import UsageError
 from msnlib.lab.notebooks import read_notebook
@@ -159,6 +159,11 @@ def _progress(job: Job, path: Path) -> str:
     except (OSError, ValueError):
         return ""
     text = f"{time.time() - run['started']:.0f} s on {run['host']} (process {run['pid']})"
+    try:
+        training = json.loads((path.parent / PROGRESS).read_text(encoding="utf-8"))
+        text += f", {training['task']} epoch {training['epoch']} ({training['seconds']:.1f} s an epoch)"
+    except (OSError, ValueError):  # nothing is trained yet, or nothing stored
+        pass
     try:
         cells = [cell for cell in read_notebook(path.parent / job.notebook.name)["cells"] if "outputs" in cell]
     except ParameterError:

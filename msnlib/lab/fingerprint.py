@@ -121,7 +121,8 @@ def _shared(tensor: SharedTensor, task: str) -> list[Any]:
     if task not in tensor:
         return ["nothing", list(tensor.shape)]
     own = tensor[task]
-    few = len(own.values) < tensor.sparse_below * tensor.numel()
+    below = tensor.sparse_below
+    few = below if below is None else len(own.values) < below * tensor.numel()
     read = [[_tensor(tensor[name].positions), _tensor(tensor[name].values)] for name in tensor.read_by(task)]
     held = [_tensor(own.positions), _tensor(own.values), own.values.requires_grad]
     return ["entries", list(tensor.shape), own.units, few, held, read]

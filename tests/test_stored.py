@@ -1,0 +1,427 @@
+"""The store of trainings: what was killed goes on to the same bits, and no training is made twice."""
+
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+from filelock import FileLock
+from tiny import msn
+from torch import nn
+
+from msnlib import (
+    AUTHORS,
+    CONVERGED,
+    MultitaskNetwork,
+    allocate,
+    conv_network,
+    convert,
+    dense_network,
+    fit,
+    fit_sequence,
+    load_task,
+    seed_everything,
+)
+from msnlib.command.clean import kept_trainings
+from msnlib.command.environment import store_of
+from msnlib.lab import fingerprint, stored
+from msnlib.lab.experiments import controls, record
+from msnlib.lab.networks import dedicated
+from msnlib.lab.records import Run
+from msnlib.lab.stored import Store
+from msnlib.layers import MaskedLinear
+from msnlib.learner import Learner, Schedule, train_with
+
+pytestmark = pytest.mark.usefixtures("seeded")
+RULES = [AUTHORS, CONVERGED]
+
+
+@pytest.fixture(autouse=True)
+def no_store_is_left_in_use():
+    yield
+    train_with(None)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+def plain(net, task):
+    allocate(net, task.name, 0.5, "random")
+    return net
+
+
+def dropping(task, parts=()):
+    layers = [MaskedLinear(4, 8), nn.ReLU(), nn.Dropout(0.3), MaskedLinear(8, 8), *parts]
+    net = MultitaskNetwork(nn.Sequential(*layers), 4, 8)
+    net.add_task(task.name, task.inputs, task.outputs)
+    return plain(net, task)
+
+
+def normed(task):
+    return plain(convert(nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))), task)
+
+
+def dense(task):
+    return plain(dense_network([task], width=8, depth=2), task)
+
+
+def reading(task):
+    net = dense_network([task], width=8, depth=2)
+    net.add_task("first", task.inputs, 3)
+    allocate(net, "first", 0.3, "random")
+    allocate(net, task.name, 0.3, "random", reads="all")
+    return net
+
+
+NETWORKS = [dense, dropping, normed, reading]
+
+
+def table(history):
+    return history.table.drop(columns="seconds").to_dict("records")
+
+
+def state(net):
+    return {name: tensor.clone() for name, tensor in net.state_dict().items()}
+
+
+def trained(build, task, learner=Learner, **how):
+    seed_everything(0, threads=1)
+    net = build(task)
+    how = {"epochs": 5, "stopping": RULES, "learning_rate": 0.02, **how}
+    history = fit(net, task, learner=learner, **how)
+    found = {}
+    for rule in RULES:
+        history.use(rule)
+        found[rule.name] = state(net)
+    return table(history), history.best, found
+
+
+def count_training(monkeypatch):
+    """The epochs that are trained from now on."""
+    count, own = [], Learner.epoch
+    monkeypatch.setattr(Learner, "epoch", lambda self, number: count.append(number) or own(self, number))
+    return count
+
+
+@pytest.mark.parametrize("build", NETWORKS)
+def test_what_is_stored_is_read_and_what_is_not_goes_on_to_the_same_bits(build, make_task, store, same, monkeypatch):
+    task = make_task("a", examples=25)
+    uninterrupted = trained(build, task, epochs=6)
+    for epochs in (2, 3, 6):
+        count = count_training(monkeypatch)
+        assert len(trained(build, task, store, epochs=epochs)[0]) == epochs
+        expected = {2: [1, 2], 3: [3], 6: [4, 5, 6]}[epochs]
+        assert count == expected, "the epochs that a lower cap left out, and no others"
+        monkeypatch.undo()
+    count = count_training(monkeypatch)
+    again = trained(build, task, store, epochs=6)
+    assert not count
+    for found in (again, trained(build, task, Store(store.root.with_name("other")), epochs=6)):
+        assert found[0] == uninterrupted[0] and found[1] == uninterrupted[1]
+        assert same(found[2], uninterrupted[2])
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, partial(torch.optim.AdamW, weight_decay=0.1)])
+def test_any_optimizer_goes_on(optimizer, make_task, store, same):
+    task = make_task("a")
+    trained(dense, task, store, epochs=2, optimizer=optimizer)
+    one, other = (trained(dense, task, learner, epochs=4, optimizer=optimizer) for learner in (Learner, store))
+    assert one[0] == other[0] and same(one[2], other[2])
+
+
+def test_the_first_task_pruned_alone_is_its_training_beside_others(store, monkeypatch):
+    group = [load_task(name, limit=200) for name in ("digits", "digits_permuted")]
+    build = partial(dense_network, width=20, depth=2)
+    how = dict(epochs=3, stopping=RULES, learner=store)
+    _, alone = dedicated(build, group[0], density=0.3, **how)
+    count = count_training(monkeypatch)
+    net = build(group)
+    beside = fit_sequence(net, [group], 0.3, **how).histories[0]
+    assert count == [1, 2, 3]  # the second task's
+    assert table(alone) == [row for row in table(beside) if row["task"] == "digits"]
+    first, again, _ = store.trainings
+    assert first["key"] == again["key"] and again["read"] == 3
+
+
+def key(store, net, task, **how):
+    schedule = dict(epochs=3, steps=3, batch_size=8, optimizer=torch.optim.Adam, learning_rate=0.01, seed=0) | how
+    return store(net, task, Schedule(**schedule)).job.key
+
+
+def test_whatever_decides_a_training_is_in_its_key_and_nothing_else_is(make_task, store, monkeypatch):
+    task = make_task("a")
+
+    def built(density=0.5, **how):
+        seed_everything(0, threads=1)
+        net = dense_network([task], **{"width": 8, "depth": 2, **how})
+        allocate(net, "a", density, "random")
+        return net
+
+    own = key(store, built(), task)
+    assert own == key(store, built(), task) == key(store, built(), task, epochs=99)
+    crowd = built()
+    crowd.add_task("b", (4,), 2)
+    allocate(crowd, "b", 0.2, "random")
+    assert key(store, crowd, task) == own
+
+    other = built()
+    next(iter(other["a"].values() if isinstance(other, nn.ModuleDict) else other.parameters())).data.flatten()[0] += 1
+    found = [key(store, net, task) for net in (built(0.4), built(width=9), built(depth=3), other, built().double())[:4]]
+    for how in ({"learning_rate": 0.02}, {"batch_size": 4}, {"steps": 4}, {"seed": 1}, {"optimizer": torch.optim.SGD}):
+        found.append(key(store, built(), task, **how))
+    moved = make_task("a")
+    moved.train[0][0, 0] += 1e-6
+    valid = make_task("a")
+    valid.valid[1][0] = (valid.valid[1][0] + 1) % 3
+    found += [key(store, built(), moved), key(store, built(), valid), key(store, built(), make_task("a", examples=23))]
+    torch.set_num_threads(2)
+    net = built()
+    torch.set_num_threads(2)
+    found.append(key(store, net, task))
+    torch.set_num_threads(1)
+    monkeypatch.setattr(fingerprint, "NUMERICS", fingerprint.NUMERICS + 1)
+    found.append(key(store, built(), task))
+    assert len({own, *found}) == 1 + len(found)
+
+
+class Scaled(nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+
+@pytest.mark.parametrize("what", ["class", "hook", "instance", "optimizer"])
+def test_what_no_value_tells_is_trained_as_ever_and_says_so(what, make_task, store):
+    task, how = make_task("a"), {}
+    net = dropping(task, [Scaled()] if what == "class" else [])
+    if what == "hook":
+        net.trunk[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+    if what == "instance":
+        net.trunk[1].forward = lambda x: x
+    if what == "optimizer":
+        how["optimizer"] = type("Own", (torch.optim.SGD,), {"__module__": "here"})
+    fit(net, task, epochs=1, learner=store, **how)
+    (training,) = store.trainings
+    assert set(training) == {"task", "not_stored"} and len(training["not_stored"].splitlines()) == 1
+    assert not list(store.root.iterdir())
+
+
+def weights(store):
+    return sorted(store.root.glob("*/*/[0-9]*.pt"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "foreign"])
+@pytest.mark.parametrize("file", ["last.pt", "0002.pt", "0003.pt"])
+def test_a_damaged_file_is_named_and_made_again(damage, file, make_task, store, same, caplog):
+    task = make_task("a")
+    expected = trained(dense, task, epochs=5)
+    trained(dense, task, store, epochs=3)
+    (path,) = store.root.glob(f"*/*/{file}")
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        for at in range(len(content) // 4, len(content) // 2):  # some of what lies between the tensors is padding
+            content[at] ^= 255
+    if damage == "foreign":
+        torch.save({"key": "of another", "rows": [], "tensors": []}, path)
+    else:
+        path.write_bytes({"cut": content[: len(content) // 2], "flipped": content, "empty": b""}[damage])
+    for epochs in (2, 3, 5):
+        found = trained(dense, task, store, epochs=epochs)
+        assert found[0] == expected[0][:epochs]
+    assert same(found[2], expected[2])
+    named = [entry.getMessage() for entry in caplog.records]
+    assert all(file in line and "\n" not in line and str(store.root) not in line for line in named)
+    assert named or file == "0002.pt"
+
+
+def test_weights_that_have_gone_are_trained_again(make_task, store, same, monkeypatch):
+    task = make_task("a")
+    expected = trained(dense, task, epochs=5)
+    monkeypatch.setattr(stored, "SPARE", 0)
+    first = trained(dense, task, store)
+    kept = {f"{epoch:04}.pt" for epoch in first[1].values()} | {"0005.pt"}
+    assert {path.name for path in weights(store)} <= kept
+    for path in weights(store):
+        path.unlink()
+    again = trained(dense, task, store)
+    assert again[0] == expected[0] and same(again[2], expected[2])
+    longer, other = trained(dense, task, store, epochs=7), trained(dense, task, epochs=7)
+    assert longer[0] == other[0] and same(longer[2], other[2])
+
+
+def test_numbers_that_a_store_cannot_have_made_are_refused(make_task, store):
+    task = make_task("a")
+    trained(dense, task, store)
+    (last,) = store.root.glob("*/*/last.pt")
+    content = torch.load(last, weights_only=True)
+    content["rows"][0]["valid_loss"] += 1e-9
+    torch.save(content, last)
+    for path in weights(store):
+        path.unlink()
+    with pytest.raises(RuntimeError, match="epoch 1 gives another loss"):
+        trained(dense, task, store)
+
+
+PROCESS = """
+import os, signal, sys
+import torch
+from msnlib import AUTHORS, CONVERGED, allocate, dense_network, fit, load_task, seed_everything
+from msnlib.lab.stored import Store
+from msnlib.learner import Learner
+
+store, out, kill = sys.argv[1:]
+seed_everything(0, threads=1)
+task = load_task("digits", limit=200)
+net = dense_network([task], width=20, depth=2)
+allocate(net, "digits", 0.3, "random")
+own, count, steps = Learner.epoch, [], []
+Learner.epoch = lambda self, number: count.append(number) or own(self, number)
+step = torch.optim.Adam.step
+def dying(self, *given):
+    steps.append(1)
+    if len(steps) == int(kill):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *given)
+torch.optim.Adam.step = dying
+history = fit(net, task, epochs=5, stopping=[AUTHORS, CONVERGED], learner=Store(store) if store else Learner)
+found = [history.table.drop(columns="seconds").to_dict("records"), history.best, net.state_dict(), len(count)]
+torch.save(found, out)
+"""
+
+
+def start(*arguments):
+    return subprocess.Popen([sys.executable, "-c", PROCESS, *map(str, arguments)], env=dict(os.environ))
+
+
+def test_a_process_killed_in_its_third_epoch_goes_on_to_the_same_bits(tmp_path, same):
+    steps = 3  # of an epoch: 160 images in batches of 64
+    killed = start(tmp_path / "store", tmp_path / "none", 2 * steps + 2)
+    whole = start("", tmp_path / "whole", 0)
+    assert killed.wait() == -signal.SIGKILL and whole.wait() == 0
+    assert not (tmp_path / "none").exists() and len(weights(Store(tmp_path / "store"))) == 2
+    assert start(tmp_path / "store", tmp_path / "resumed", 0).wait() == 0
+    expected, found = (torch.load(tmp_path / name, weights_only=False) for name in ("whole", "resumed"))
+    assert found[3] == 3 and expected[3] == 5
+    assert found[:2] == expected[:2] and same(dict(found[2]), dict(expected[2]))
+
+
+def test_of_two_processes_one_trains_an_epoch_and_the_other_waits(tmp_path, same):
+    both = [start(tmp_path / "store", tmp_path / name, 0) for name in ("one", "other")]
+    assert [process.wait() for process in both] == [0, 0]
+    one, other = (torch.load(tmp_path / name, weights_only=False) for name in ("one", "other"))
+    assert one[3] + other[3] == 5
+    assert one[:2] == other[:2] and same(dict(one[2]), dict(other[2]))
+
+
+def experiment(learner=None):
+    """What notebook 02 does, small, under whatever store is in use."""
+    seed_everything(0, threads=1)
+    how = {} if learner is None else {"learner": learner}
+    group = [load_task(name, limit=120) for name in ("digits", "digits_permuted")]
+    build = partial(dense_network, width=12, depth=2)
+    run = Run("E1", notebook="02_parallel_dense", profile="quick", seed=0, device="cpu")
+    controls(run, build, group, 0.3, RULES, epochs=4, learning_rate=5e-3, **how)
+    net = build(group)
+    for task in group:
+        allocate(net, task.name, 0.3, "gradient", task.batches(), task.loss)
+    record(run, net, fit(net, group, epochs=4, stopping=RULES, learning_rate=5e-3, **how), group, "multitask", RULES)
+    results = [{name: value for name, value in row.items() if name != "seconds"} for row in run.results]
+    return results, run.examples
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_an_experiment_stopped_anywhere_gives_the_same_record(store, same, monkeypatch):
+    expected = experiment()
+    own, left = Learner.epoch, [0]
+
+    def dying(self, number):
+        left[0] -= 1
+        if not left[0]:
+            raise Killed
+        return own(self, number)
+
+    monkeypatch.setattr(Learner, "epoch", dying)
+    for after in (3, 6, 11):
+        left[0] = after
+        with pytest.raises(Killed):
+            experiment(store)
+    monkeypatch.undo()
+    found = experiment(store)
+    assert found[0] == expected[0] and same(found[1], expected[1])
+    count = count_training(monkeypatch)
+    assert same(experiment(store)[1], expected[1]) and not count
+
+
+def test_the_store_is_used_where_the_environment_names_one(tmp_path, make_task, monkeypatch):
+    task = make_task("a")
+    monkeypatch.delenv("MSNLIB_STORE", raising=False)
+    assert stored.activate() is None
+    monkeypatch.setenv("MSNLIB_STORE", str(tmp_path / "store"))
+    trainings = stored.activate()
+    for read in (0, 2):
+        seed_everything(0, threads=1)
+        fit(dense(task), task, epochs=2)
+        assert trainings[-1] == {"task": "a", "key": trainings[-1]["key"], "epochs": 2, "read": read}
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MSNLIB_STORE", str(tmp_path / "file"))
+    with pytest.raises(ValueError, match="MSNLIB_STORE .*file"):
+        stored.activate()
+
+
+@pytest.mark.parametrize(
+    ("build", "losses"),
+    [
+        (
+            partial(dense_network, width=20, depth=2),
+            [2.2921872350900, 2.2519782466480, 2.2363506240360, 2.2672778237600, 2.2358488350132, 2.2180635044110],
+        ),
+        (
+            partial(conv_network, channels=(2, 3), width=8),
+            [2.2934351323156, 2.2766423639251, 2.2616751896841, 2.2783144874868, 2.2659593703144, 2.2393538842221],
+        ),
+    ],
+)
+def test_the_numbers_are_those_of_this_revision(build, losses):
+    """Whoever changes them raises `NUMERICS` in `msnlib.lab.records`, and writes the new ones here."""
+    seed_everything(0, threads=1)
+    torch.set_default_dtype(torch.float64)
+    try:
+        task = load_task("digits", limit=100)
+        net = build([task])
+        allocate(net, "digits", 0.3, "gradient", task.batches(), task.loss)
+        found = fit(net, task, epochs=3, batch_size=32, learning_rate=1e-2).table
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert [*found.train_loss, *found.valid_loss] == pytest.approx(losses, rel=1e-8)
+
+
+def test_clean_lists_first_and_removes_only_when_it_is_told(make_task, store, monkeypatch, capsys):
+    monkeypatch.setenv("MSNLIB_STORE", str(store.root))
+    trained(dense, make_task("a"), store)
+    trained(dense, make_task("b"), store)
+    one, other = kept_trainings(store.root)
+    assert {one.task, other.task} == {"a", "b"} and one.epochs == 5 and one.bytes > 5000
+    assert msn("clean") == msn("clean", "--yes", "--older-than", 1) == 0
+    assert len(kept_trainings(store.root)) == 2
+    with FileLock(one.folder / "lock"):
+        msn("clean", "--yes", "--job", one.key[:10])
+    assert len(kept_trainings(store.root)) == 2
+    msn("clean", "--yes", "--job", one.key[:10])
+    assert [training.key for training in kept_trainings(store.root)] == [other.key]
+    assert "1 trainings" in capsys.readouterr().out
+    trained(dense, make_task("b"), store)
+
+
+def test_which_runs_use_a_store(monkeypatch, tmp_path):
+    monkeypatch.delenv("MSNLIB_STORE", raising=False)
+    used = [bool(store_of(*how)["MSNLIB_STORE"]) for how in (("quick", True), ("laptop", True), ("paper", False))]
+    assert used == [False, True, False]
+    monkeypatch.setenv("MSNLIB_STORE", str(tmp_path))
+    assert store_of("quick", True) == {"MSNLIB_STORE": str(tmp_path)} and store_of("quick", False)["MSNLIB_STORE"] == ""
