@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 
 import pytest
 import torch
 from filelock import FileLock
-from tiny import msn
+from tiny import PACKAGE, RECORD, good_notebook, msn, write_notebook
 from torch import nn
 
 from msnlib import (
@@ -27,6 +28,10 @@ from msnlib import (
 )
 from msnlib.command.clean import kept_trainings
 from msnlib.command.environment import store_of
+from msnlib.command.jobs import plan
+from msnlib.command.runner import lock
+from msnlib.command.sweep import state as state_of
+from msnlib.files import write_json
 from msnlib.lab import fingerprint, stored
 from msnlib.lab.experiments import controls, record
 from msnlib.lab.networks import dedicated
@@ -416,7 +421,11 @@ def test_clean_lists_first_and_removes_only_when_it_is_told(make_task, store, mo
     msn("clean", "--yes", "--job", one.key[:10])
     assert [training.key for training in kept_trainings(store.root)] == [other.key]
     assert "1 trainings" in capsys.readouterr().out
-    trained(dense, make_task("b"), store)
+    for path in other.folder.iterdir():
+        os.utime(path, (0, 0))
+    assert len(kept_trainings(store.root, days=30)) == 1
+    trained(dense, make_task("b"), store)  # only reads it
+    assert not kept_trainings(store.root, days=30)
 
 
 def test_which_runs_use_a_store(monkeypatch, tmp_path):
@@ -425,3 +434,35 @@ def test_which_runs_use_a_store(monkeypatch, tmp_path):
     assert used == [False, True, False]
     monkeypatch.setenv("MSNLIB_STORE", str(tmp_path))
     assert store_of("quick", True) == {"MSNLIB_STORE": str(tmp_path)} and store_of("quick", False)["MSNLIB_STORE"] == ""
+
+
+SEEN = """import json, os
+from pathlib import Path
+progress = {"task": "mnist", "epoch": 7, "seconds": 1.25}
+Path(os.environ["MSNLIB_PROGRESS"]).write_text(json.dumps(progress))
+print("store:", os.environ["MSNLIB_STORE"])"""
+
+
+def test_a_run_sees_the_store_unless_told_not_to_and_leaves_only_results(tmp_path, monkeypatch):
+    name = "01_a"
+    write_notebook(tmp_path / "notebooks", name, PACKAGE, SEEN, RECORD.replace("NAME", repr(name)))
+    monkeypatch.setenv("MSNLIB_STORE", str(tmp_path / "store"))
+    shown = []
+    for out, more in (("with", []), ("without", ["--no-store"])):
+        assert msn("run", 1, "--notebooks", tmp_path / "notebooks", "--out", tmp_path / out, *more) == 0
+        shown.append((tmp_path / out / name / "quick-seed0" / f"{name}.ipynb").read_text())
+        assert {path.name for path in (tmp_path / out / name / "quick-seed0").iterdir()} == {
+            "record.json",
+            f"{name}.ipynb",
+        }
+    assert f"store: {tmp_path / 'store'}" in shown[0] and f"{tmp_path}" not in shown[1] and "store: " in shown[1]
+
+
+def test_status_says_which_epoch_of_which_task_is_trained(tmp_path):
+    (job,) = plan([good_notebook(tmp_path / "notebooks", "01_a")], "quick", [0])
+    part = tmp_path / "out" / "01_a" / ".quick-seed0.x"
+    part.mkdir(parents=True)
+    write_json(part / "run.json", {"host": "here", "pid": 1, "started": time.time()})
+    write_json(part / "progress.json", {"task": "mnist", "epoch": 7, "seconds": 1.25})
+    with lock(job, tmp_path / "out"):
+        assert "mnist epoch 7 (1.2 s an epoch)" in state_of(job, tmp_path / "out").note

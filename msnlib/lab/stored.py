@@ -24,6 +24,7 @@ import logging
 import os
 import time
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,8 @@ class Job:
         self.lock = FileLock(self.folder / "lock", mode=0o666)
         if not (self.folder / "facts.json").exists():
             write_json(self.folder / "facts.json", decide)
+        with suppress(PermissionError):
+            os.utime(self.folder / "facts.json")  # for `msn clean --older-than`: it is used
 
     def refresh(self) -> None:
         """Learn of epochs that others have trained."""
