@@ -146,7 +146,8 @@ def test_a_broken_or_foreign_file_is_skipped_with_one_line(records, caplog):
 
 def test_versions_say_what_ran_and_on_which_device():
     found = versions("cpu")
-    assert set(found) == set("python msnlib torch torchvision numpy platform threads device commit numerics".split())
+    named = "python msnlib torch torchvision numpy platform threads device commit numerics mkl"
+    assert set(found) == set(named.split())
     assert (found["torch"], found["msnlib"]) == (torch.__version__, msnlib.__version__)
     assert (found["threads"], found["device"]) == (torch.get_num_threads(), "cpu")
 

@@ -74,6 +74,7 @@ def _arithmetic(device: torch.device) -> dict[str, Any]:
         "default_dtype": str(torch.get_default_dtype()),
         "precision": torch.get_float32_matmul_precision(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "mkl": torch.backends.mkl.is_available(),  # whether products can leave out zeros
         "mkldnn": torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled,
     }
     if torch.is_autocast_enabled(device.type):

@@ -232,6 +232,7 @@ def versions(device: str | None = None) -> dict[str, Any]:
         "device": _device_name(torch, device),
         "commit": _commit(),
         "numerics": NUMERICS,
+        "mkl": torch.backends.mkl.is_available() if torch else None,  # whether products can leave out zeros
     }
 
 
