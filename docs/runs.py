@@ -16,7 +16,7 @@ from msnlib.lab.parameters import PROFILES
 from msnlib.lab.records import read_record
 
 _log = logging.getLogger(__name__)
-RESULTS = "index.md"  # the page of the site with the numbers of full-size runs
+RESULTS = "results.md"  # the page of the site with the numbers of full-size runs
 
 
 @dataclass(eq=False)

@@ -108,7 +108,7 @@ def test_figures_have_a_text_and_pages_one_title(pages):
 def test_a_page_says_which_run_it_is_and_where_larger_ones_are(site):
     text = (site / "notebooks" / "10_capacity.html").read_text()
     assert text.count('<p class="admonition-title">This run</p>') == 1
-    assert 'href="../index.html' in text.split("This run")[1].split("</div>")[0]
+    assert 'href="../results.html' in text.split("This run")[1].split("</div>")[0]
 
 
 def test_exercises_of_the_course_stay_out(site):
