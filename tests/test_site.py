@@ -1,9 +1,11 @@
 """The site: built once with a few notebooks, read as files and opened in a browser."""
 
 import functools
+import html
 import http.server
 import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,8 +18,6 @@ import pandas as pd
 import pytest
 
 from msnlib.files import UsageError
-from msnlib.lab.claim import CAPPED
-from msnlib.lab.design import RULES
 from msnlib.lab.notebooks import read_notebook
 from msnlib.lab.pooling import UnlikeRuns, headline
 from msnlib.lab.records import RECORD_COLUMNS, read_records
@@ -124,6 +124,10 @@ def test_every_name_of_the_package_is_in_the_reference(site):
 
 def test_the_front_page_shows_the_records(site):
     text = (site / "index.html").read_text()
+    shown = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
+    (found,) = re.findall(r"<!-- findings:.*?-->\n\n(.*?)\n\n<!-- end", (ROOT / "README.md").read_text(), re.DOTALL)
+    for line in found.splitlines():  # the very words of the README
+        assert " ".join(re.sub(r"^- |[*]", "", line).split()) in re.sub(r" ([.;,)])", r"\1", shown)
     records = headline(read_records(ROOT / "reports").query("profile != 'quick'"))
     means = records[(records["experiment"] == "capacity") & (records["task"] == "mean")].groupby("arm")["value"].mean()
     assert len(means) > 5
@@ -278,21 +282,3 @@ def test_what_is_not_there_yet_is_said(tmp_path):
     nothing = pd.DataFrame(columns=list(RECORD_COLUMNS))
     for part in (front.density, front.capacity):
         assert part(nothing, tmp_path).startswith("No run of notebook 1")
-    assert front.claim(tmp_path, "# a\n\n## b\n\ntext").startswith("There is none yet")
-
-
-def test_the_verdict_comes_from_the_table(tmp_path):
-    readme = "# a\n\n## Does it hold?\n\nwords\n\n<!-- claim: x -->\n\n<!-- end of claim -->\n\n## b\n\nother"
-    words = {"non-inferior": "shown", "inconclusive": "undecided", "inferior": "refuted", CAPPED: "no verdict"}
-    first, other = ({"rule": rule, "task": "a", "evidence": "exploration"} for rule in RULES)
-    rows = [first | {"experiment": "E1", "profile": "paper", "task": t, "verdict": "non-inferior"} for t in "ab"]
-    for last, said in words.items():
-        small = {"experiment": "E2", "profile": "laptop"}
-        table = pd.DataFrame([*rows, first | small | {"verdict": last}, other | small | {"verdict": "inferior"}])
-        table.to_csv(tmp_path / "claim.csv", index=False)
-        text = front.claim(tmp_path, readme)
-        sizes = f"at the published sizes: shown; in smaller networks, on fewer examples: {said}"
-        assert text.startswith(f"**No loss on any task, {sizes}.**") and "words" in text and "other" not in text
-        assert "All of it is exploration" in text
-    table.assign(evidence="claim").to_csv(tmp_path / "claim.csv", index=False)
-    assert "exploration" not in front.claim(tmp_path, readme)

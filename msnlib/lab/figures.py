@@ -86,8 +86,13 @@ def overview(records: pd.DataFrame, claim: pd.DataFrame) -> Figure:
     left.axvline(0, color="0.6", linewidth=1)
     left.axvline(-1, color="black", linestyle=":")
     left.set_yticks(range(len(rows)), [f"{r.experiment} {TASKS.get(r.task, r.task)}" for r in rows.itertuples()])
-    left.set(ylim=(len(rows) - 0.4, -0.6), xlim=(-_EDGE, _EDGE), title="Is anything lost? (published size)")
-    left.set_xlabel("worse    |    better than a network of its own\n1 = the loss that would matter (dotted)")
+    left.set(ylim=(max(len(rows), 1) - 0.4, -0.6), xlim=(-_EDGE, _EDGE), title="Is anything lost? (published size)")
+    left.set_xlabel("worse    |    better than a network of its own\n-1 (dotted): the loss that would matter")
+    for word in dict.fromkeys(rows["verdict"]):
+        marker, face = _SHAPES.get(word, _NO_VERDICT)
+        left.plot([], [], marker, color="black", markerfacecolor=face, label=word)
+    if len(rows):
+        left.legend(loc="lower right", fontsize=8)
     left.grid(axis="y", visible=False)
     lost = shown[shown["experiment"].eq("forgetting") & shown["metric"].eq("forgetting_accuracy")]
     names = {
@@ -103,7 +108,7 @@ def overview(records: pd.DataFrame, claim: pd.DataFrame) -> Figure:
         middle.plot(values, [y] * len(values), "o", color="black", markersize=4, clip_on=False)
         middle.annotate(f"{values.mean():.1f}", (values.max(), y), (8, 0), textcoords="offset points", va="center")
     middle.set_yticks(range(len(arms)), [names[arm] for arm in arms])
-    middle.set(title="Is anything forgotten?", xlabel="points forgotten a task", ylim=(len(arms) - 0.5, -0.5))
+    middle.set(title="Is anything forgotten?", xlabel="points forgotten a task", ylim=(max(len(arms), 1) - 0.5, -0.5))
     middle.margins(x=0.25)
     middle.set_xlim(0)
     middle.grid(axis="y", visible=False)

@@ -131,7 +131,7 @@ def _claim_line(row: Any, counts: bool, dead: bool) -> list[str]:
     margin = f"{row.margin:g}" + (f" ({row.margin_share:.0f} %)" if accuracy else "")
     line = [
         f"{row.experiment} {row.task} ({unit})",
-        f"{row.profile}, {row.evidence}, {row.seeds} seed{'s' * (row.seeds != 1)}",
+        runs,
         margin,
     ]
     line += [_with_interval(row), row.verdict]
