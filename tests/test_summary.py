@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from msnlib.lab.records import read_record
-from msnlib.lab.summary import summary
+from msnlib.lab.records import Run, read_record
+from msnlib.lab.summary import print_findings, summary
 
 PAIR = (("multitask", 0), ("fine-tuning", 9))
 RECORDS = sorted((Path(__file__).parent.parent / "reports").glob("*/*/record.json"))
@@ -54,3 +55,28 @@ def test_every_committed_run_says_something_on_one_line(path):
     said = summary(read_record(path))
     assert "\n" not in said and "nan" not in said
     assert not said.endswith(" results")
+
+
+def test_a_notebook_says_what_it_found_and_what_full_size_runs_found(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "02_a"
+    monkeypatch.setenv("MSNLIB_RECORDS", str(folder))
+    run = Run("E1", notebook="02_a", profile="quick", seed=3)
+    print_findings(run, tmp_path)
+    assert capsys.readouterr().out.splitlines()[0] == "Full-size runs: no record here."
+    for seed, own in enumerate((90, 91)):
+        large = Run("E1", notebook="02_a", profile="laptop", seed=seed)
+        for task, arm, metric, value in _pair("a", own, 92):
+            large.add(task=task, arm=arm, metric=metric, value=value)
+        large.save()
+    for task, arm, metric, value in _pair("a", 50, 60):
+        run.add(task=task, arm=arm, metric=metric, value=value)
+    print_findings(run, tmp_path)
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "This run (quick, seed 3): a -10.00 points from a network for each task.",
+        "Full-size runs (laptop, 2 seeds, means): a -1.50 points from a network for each task.",
+    ]
+    row = {"experiment": "E1", "task": "a", "metric": "accuracy", "difference": -1.5, "low": -2, "high": -1}
+    rows = [row | {"rule": "converged", "verdict": "inferior"}, row | {"rule": "authors", "verdict": "other"}]
+    pd.DataFrame(rows).to_csv(tmp_path / "claim.csv")
+    print_findings(run, tmp_path)
+    assert capsys.readouterr().out.splitlines()[1].endswith("90 % intervals): a -1.50 (-2.00 to -1.00), inferior.")

@@ -1,8 +1,14 @@
-"""One line on what one run found, from its record: for the end of ``msn run``."""
+"""One line on what a run found, from its record: for the end of ``msn run``, and for both ends of a notebook."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from msnlib.files import CHECKOUT
+from msnlib.lab.pooling import headline, over_seeds
+from msnlib.lab.records import Run, read_records
 from msnlib.lab.report import format_difference
 
 Values = dict[tuple[str, str, str], float]  # (task, arm, metric) -> value
@@ -16,6 +22,42 @@ def summary(record: dict[str, Any]) -> str:
     values = {(row["task"], row["arm"], row["metric"]): row["value"] for row in record["results"]}
     said = _SPECIAL.get(record["experiment"], _differences)(values)
     return said or f"{len(values)} result{'s' * (len(values) != 1)}"
+
+
+def print_findings(run: Run, reports: Path = CHECKOUT / "reports") -> None:
+    """Print what a notebook's run found, once it has results, and what the full-size runs of the notebook found.
+
+    Args:
+        run: the notebook's.
+        reports: the folder with the records of full-size runs.
+    """
+    profile, seed = run.configuration["profile"], run.configuration["seed"]
+    if run.results:
+        found = summary({"experiment": run.experiment, "results": run.results})
+        print(f"This run ({profile}, seed {seed}): {found}.")
+    print(full_size(run.experiment, run.notebook, reports))
+    if profile == "quick":
+        print("A quick run is too small to judge the claim; it shows how the experiment is made.")
+
+
+def full_size(experiment: str, notebook: str, reports: Path) -> str:
+    """Return what the full-size runs of a notebook found: intervals and verdicts where there are any, else means."""
+    records = headline(read_records(reports / notebook).query("profile != 'quick'"))
+    if records.empty:
+        return "Full-size runs: no record here."
+    scope = f"Full-size runs ({records['profile'].iloc[0]}, {records['seed'].nunique()} seeds"
+    table = pd.read_csv(reports / "claim.csv") if (reports / "claim.csv").is_file() else pd.DataFrame()
+    rows = table[table["experiment"].eq(experiment)] if len(table) else table
+    if len(rows):
+        rows = rows[rows["rule"] == rows["rule"].iloc[0]]
+        cells = [
+            f"{row.task} {format_difference(row.metric, row.difference)}{'' if row.metric == 'accuracy' else ' %'} "
+            f"({format_difference(row.metric, row.low)} to {format_difference(row.metric, row.high)}), {row.verdict}"
+            for row in rows.itertuples()
+        ]
+        return f"{scope}; one network against a network for each task, 90 % intervals): {'; '.join(cells)}."
+    means = over_seeds(records, ["task", "arm", "metric"])["mean"].rename("value").reset_index()
+    return f"{scope}, means): {summary({'experiment': experiment, 'results': means.to_dict('records')})}."
 
 
 def _differences(values: Values, arms: tuple[str, str] = ("multitask", "dedicated")) -> str:
