@@ -62,7 +62,7 @@ def test_a_notebook_says_what_it_found_and_what_full_size_runs_found(tmp_path, m
     monkeypatch.setenv("MSNLIB_RECORDS", str(folder))
     run = Run("E1", notebook="02_a", profile="quick", seed=3)
     print_findings(run, tmp_path)
-    assert capsys.readouterr().out.splitlines()[0] == "Full-size runs: no record here."
+    assert capsys.readouterr().out.splitlines()[0] == "Larger runs: no record here."
     for seed, own in enumerate((90, 91)):
         large = Run("E1", notebook="02_a", profile="laptop", seed=seed)
         for task, arm, metric, value in _pair("a", own, 92):
@@ -73,7 +73,7 @@ def test_a_notebook_says_what_it_found_and_what_full_size_runs_found(tmp_path, m
     print_findings(run, tmp_path)
     assert capsys.readouterr().out.splitlines()[:2] == [
         "This run (quick, seed 3): a -10.00 points from a network for each task.",
-        "Full-size runs (laptop, 2 seeds, means): a -1.50 points from a network for each task.",
+        "Larger runs (laptop, 2 seeds, means): a -1.50 points from a network for each task.",
     ]
     row = {"experiment": "E1", "task": "a", "metric": "accuracy", "difference": -1.5, "low": -2, "high": -1}
     rows = [row | {"rule": "converged", "verdict": "inferior"}, row | {"rule": "authors", "verdict": "other"}]

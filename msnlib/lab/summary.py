@@ -44,8 +44,10 @@ def full_size(experiment: str, notebook: str, reports: Path) -> str:
     """Return what the full-size runs of a notebook found: intervals and verdicts where there are any, else means."""
     records = headline(read_records(reports / notebook).query("profile != 'quick'"))
     if records.empty:
-        return "Full-size runs: no record here."
-    scope = f"Full-size runs ({records['profile'].iloc[0]}, {records['seed'].nunique()} seeds"
+        return "Larger runs: no record here."
+    profile = records["profile"].iloc[0]
+    size = "Full-size" if profile == "paper" else "Larger"
+    scope = f"{size} runs ({profile}, {records['seed'].nunique()} seeds"
     table = pd.read_csv(reports / "claim.csv") if (reports / "claim.csv").is_file() else pd.DataFrame()
     rows = table[table["experiment"].eq(experiment)] if len(table) else table
     if len(rows):
