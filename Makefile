@@ -41,7 +41,7 @@ notebooks: $(INSTALLED) ## re-make the outputs committed with the notebooks (rea
 	@$(CLEAN) -m nbconvert --to notebook --execute --inplace --log-level WARN \
 	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.kernel_name=python3 notebooks/*.ipynb
 
-reproduce: $(INSTALLED) ## run every notebook in the quick profile into runs/ and print the table
+reproduce: $(INSTALLED) ## run every notebook in the quick profile into runs/ and say what each found
 	@$(VENV)/bin/msn run --profile quick --jobs $(JOBS) --out runs
 
 report: $(INSTALLED) ## re-make tables and figures from the runs in reports/, the README's too, and the site

@@ -8,11 +8,9 @@ import pandas as pd
 import yaml
 from runs import heading_of
 
-from msnlib.lab.claim import CAPPED, claim_verdicts
 from msnlib.lab.notebooks import read_notebook
 from msnlib.lab.plots import LINES, style
 from msnlib.lab.pooling import headline, over_seeds
-from msnlib.lab.publish import SIZES
 from msnlib.lab.records import read_records
 from msnlib.lab.report import format_value
 
@@ -22,7 +20,6 @@ CAPACITY_ARMS = {
     "random": "subnetworks, weights chosen at random",
     "small": "small dense networks with as many weights",
 }
-VERDICTS = {"non-inferior": "shown", "inconclusive": "undecided", "inferior": "refuted", CAPPED: "no verdict"}
 WHOLE = "a whole network of its own"
 DENSITY_ARMS = {
     "": "chosen by gradient, the paper's order",
@@ -34,36 +31,19 @@ _ALTERNATIVE = "a line per way of choosing weights; the numbers are in the table
 
 def write_parts(root: Path, paths: list[Path], out: Path) -> None:
     """Write every part as ``<out>/<part>.md``, and the figures it shows beside it; ``paths`` are the notebooks."""
-    readme = (root / "README.md").read_text(encoding="utf-8")
+    reading = (root / "docs" / "reading.md").read_text(encoding="utf-8")
     style()
     plt.rcParams["svg.hashsalt"] = "msnlib"  # no random ids: two builds of one tree are equal
     records = read_records(root / "reports")
     records = headline(records[records["profile"] != "quick"])
     parts = {
-        "claim": claim(root / "reports", readme),
         "density": density(records[records["experiment"] == "density"], out),
         "capacity": capacity(records[records["experiment"] == "capacity"], out),
-        "notebooks": notebooks(paths, readme),
+        "notebooks": notebooks(paths, reading),
         "cite": cite(yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))),
     }
     for name, text in parts.items():
         (out / f"{name}.md").write_text(text, encoding="utf-8")
-
-
-def claim(reports: Path, readme: str) -> str:
-    """The verdict on the claim in a sentence, and the README's section on it, which `make report` writes."""
-    (section,) = [part for part in readme.split("\n## ") if "<!-- claim: " in part] or [""]
-    if not section or not (reports / "claim.csv").exists():
-        return "There is none yet: `make report` writes it from the records of several seeds.\n"
-    table = pd.read_csv(reports / "claim.csv")
-    verdicts = claim_verdicts(table, "profile")
-    sizes = "; ".join(f"{words}: {VERDICTS[verdicts[name]]}" for name, words in SIZES.items() if name in verdicts)
-    count = table.loc[table["rule"] == table["rule"].iloc[0], "verdict"].value_counts()
-    found = ", ".join(f"{word} {count[word]}" for word in VERDICTS if word in count)
-    lead = f"**No loss on any task, {sizes}.** Tasks in all experiments: {found}."
-    if "claim" not in set(table["evidence"]):
-        lead += " All of it is exploration: the runs that are to decide are declared (`sweeps/claim.toml`), not made."
-    return f"{lead}\n\n{section.partition(chr(10))[2]}\n"
 
 
 def density(records: pd.DataFrame, out: Path) -> str:
@@ -113,11 +93,11 @@ def capacity(records: pd.DataFrame, out: Path) -> str:
     )
 
 
-def notebooks(paths: list[Path], readme: str) -> str:
-    """A line per notebook: its heading, and what the README says it shows."""
+def notebooks(paths: list[Path], reading: str) -> str:
+    """A line per notebook: its heading, and what docs/reading.md says it shows."""
     lines = []
     for path in paths:
-        shows = re.search(rf"^\| \[{path.stem}\]\([^)]*\) \| (?:E\d+: )?(.+?) \|", readme, re.MULTILINE)
+        shows = re.search(rf"^\| \[{path.stem}\]\([^)]*\) \| (?:E\d+: )?(.+?) \|", reading, re.MULTILINE)
         line = f"- [{heading_of(read_notebook(path))}](../notebooks/{path.name})"
         lines.append(f"{line}: {shows[1]}" if shows else line)
     return "\n".join(lines) + "\n"
@@ -154,7 +134,7 @@ def _origin(rows: pd.DataFrame) -> str:
     notebook, profile = (rows[name].iloc[0] for name in ("notebook", "profile"))
     seeds = sorted(rows["seed"].unique())
     link = f"[{notebook.partition('_')[0]}](../notebooks/{notebook}.ipynb)"
-    said = f"Notebook {link}, profile [{profile}](#run-it-again), "
+    said = f"Notebook {link}, profile [{profile}](running.md), "
     if len(seeds) == 1:
         return f"{said}one seed."
     return f"{said}means of {len(seeds)} seeds; bars reach from the lowest seed to the highest."

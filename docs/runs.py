@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from msnlib.lab import plots
-from msnlib.lab.notebooks import read_notebook, source_of
+from msnlib.lab.notebooks import read_notebook, source_of, sources
 from msnlib.lab.parameters import PROFILES
 from msnlib.lab.records import read_record
 
 _log = logging.getLogger(__name__)
+RESULTS = "results.md"  # the page of the site with the numbers of full-size runs
 
 
 @dataclass(eq=False)
@@ -53,11 +54,17 @@ class Execution:
 
 
 def executions(notebook: Path, reports: Path) -> list[Execution]:
-    """Return every run of a notebook, first the one to read: nothing set by hand, largest profile, lowest seed."""
-    found = [Execution(notebook, None)]
+    """Return every run of today's notebook, first the one to read: nothing set by hand, largest profile, lowest seed.
+
+    A run of other code or prose is left out with a warning: its numbers count where its record does, its page not.
+    """
+    found, today = [Execution(notebook, None)], sources(read_notebook(notebook))
     for path in (reports / notebook.stem).glob(f"*/{notebook.name}"):
         name = path.parent.name  # quick runs and failed ones are not committed
         if name.startswith((".", "quick-")) or name.endswith(".failed"):
+            continue
+        if sources(read_notebook(path)) != today:
+            _log.warning("%s skipped: its code or prose is not that of %s", path.parent, notebook.name)
             continue
         try:
             found.append(Execution(path, read_record(path.with_name("record.json"))))
@@ -72,17 +79,17 @@ def write_pages(notebook: Path, reports: Path, out: Path) -> None:
     for run in runs:
         page = out / _address(run, runs).removeprefix("/notebooks/")
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(json.dumps(_page(run, runs)), encoding="utf-8")
+        page.write_text(json.dumps(_page(run, runs, reports)), encoding="utf-8")
 
 
-def _page(run: Execution, runs: list[Execution]) -> dict[str, Any]:
+def _page(run: Execution, runs: list[Execution], reports: Path) -> dict[str, Any]:
     notebook = read_notebook(run.path)
     opening, *others = notebook["cells"]
     title, text = heading_of(notebook), source_of(opening).partition("\n")[2]
     if run != runs[0]:  # reached from the first run's page, not from the sidebar or the search
         notebook["metadata"] |= {"orphan": True, "nosearch": True}
     page_title = title if run == runs[0] else f"{title} · {run.title}"
-    opening["source"] = f"# {page_title}\n\n{_note(run, runs)}\n{text}"
+    opening["source"] = f"# {page_title}\n\n{_note(run, runs, reports)}\n{text}"
     heading, before, parts = title, text, False
     for cell in others:
         source = source_of(cell)
@@ -111,8 +118,8 @@ def heading_of(notebook: dict[str, Any]) -> str:
     return first.removeprefix("# ")
 
 
-def _note(run: Execution, runs: list[Execution]) -> str:
-    """Return what to know about a run and the way to the others."""
+def _note(run: Execution, runs: list[Execution], reports: Path) -> str:
+    """Return what to know about a run and the way to the others, or to the numbers of those that have no page."""
     said = [f"profile **{run.profile}**", f"seed {run.seed}"]
     said += [f"{name} {value}" for name, value in run.overrides.items()]
     if run.record:
@@ -123,6 +130,8 @@ def _note(run: Execution, runs: list[Execution]) -> str:
     others = [f"[{other.title}]({_address(other, runs)})" for other in runs if other != run]
     if others:
         lines.append(f"Other runs: {' · '.join(others)}")
+    elif any((reports / run.path.stem).glob("*/record.json")):
+        lines.append(f"Numbers of full-size runs: [Results](/{RESULTS}). Pages of them follow once they are run again.")
     return ":::{admonition} This run\n:class: note\n\n" + "\n\n".join(lines) + "\n:::\n"
 
 

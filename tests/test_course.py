@@ -651,7 +651,8 @@ def test_the_start_notebook_finds_what_is_there(monkeypatch, tmp_path, capsys):
 def test_solutions_answer_every_exercise_of_their_notebook_and_were_run(path):
     (notebook,) = path.parent.parent.glob(f"{path.stem[1:]}.ipynb")
     headings = [re.findall(r"^## (\d+)\. ", source_of(cell), re.M) for cell in read(path)["cells"]]
-    exercises = source_of(read(notebook)["cells"][-1]).split("## Exercises")[1]
+    text = "\n".join(source_of(cell) for cell in read(notebook)["cells"] if cell["cell_type"] == "markdown")
+    exercises = text.split("## Exercises")[1].split("\n## ")[0]
     assert [number for found in headings for number in found] == re.findall(r"^(\d+)\. ", exercises, re.M)
     code = [cell for cell in read(path)["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))

@@ -13,7 +13,7 @@ from pathlib import Path
 import papermill
 import pytest
 
-from msnlib.lab.notebooks import declared, parameter_cells, read_notebook, source_of
+from msnlib.lab.notebooks import declared, parameter_cells, read_notebook, source_of, sources
 from msnlib.lab.parameters import PROFILES, check
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
@@ -93,6 +93,15 @@ REPORTS = sorted((Path(__file__).parent.parent / "reports").glob("*/*/*.ipynb"))
 def test_no_output_shows_a_path_of_one_machine(path):
     outputs = json.dumps([cell["outputs"] for cell in _code(path)])
     assert re.findall(r"/(?:work|tmp|root|home|Users)/[\w.-]*", outputs) == []
+
+
+def test_every_page_of_a_full_size_run_is_of_todays_code_and_prose():
+    """Older runs keep their records, which count as evidence; what they looked like is no longer shown."""
+    assert [
+        f"{path.parent.parent.name}/{path.parent.name}"
+        for path in REPORTS
+        if sources(read_notebook(path)) != sources(read_notebook(NOTEBOOKS[0].parent / path.name))
+    ] == []
 
 
 @pytest.mark.parametrize("number", ["02", "03", "07", "14", "15"])

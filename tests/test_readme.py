@@ -1,4 +1,4 @@
-"""What the README shows works as it stands there."""
+"""What README and guides show works as it stands there, and the README stays one screen and a half."""
 
 import re
 from pathlib import Path
@@ -7,13 +7,35 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+OWN_TASKS = (ROOT / "docs" / "own_tasks.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def _examples(text):
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_readme_is_short_and_shows_code_early():
+    lines = README.splitlines()
+    assert len(lines) <= 120 and len(README.split()) <= 850
+    assert lines.index("```python") < 45
+    (code,) = _examples(README)
+    assert len([line for line in code.splitlines() if line]) <= 10
+    assert re.findall(r"!\[(.*?)\]\(", README)[0].count(" ") > 20  # the figure's text
+
+
+def test_the_readmes_lines_are_those_of_the_guide():
+    """The guide's run below; these run too, as they are among them."""
+    guide = [line.partition("#")[0].strip() for line in _examples(OWN_TASKS)[0].splitlines()]
+    (code,) = _examples(README)
+    assert [line for line in code.splitlines() if line.partition("#")[0].strip() not in guide] == []
 
 
 def test_the_example_runs_and_does_what_it_says(tmp_path, monkeypatch):
     import msnlib
 
     monkeypatch.chdir(tmp_path)
-    example, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    example, _ = _examples(OWN_TASKS)
     learn_digits, rest = example.split("net.add_task", 1)
     names: dict = {}
     exec(learn_digits, names)
@@ -32,13 +54,14 @@ def test_the_example_of_another_model_runs():
 
     import msnlib
 
-    _, example = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    _, example = _examples(OWN_TASKS)
     names = {"msn": msnlib}
     exec(example, names)
     assert names["logits"].shape == (2, 10)
     assert type(names["alone"]) is torchvision.models.ResNet
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(((?!http)[^)#]+)\)", README))))
-def test_links_point_somewhere(target):
-    assert (ROOT / target).exists(), f"README.md links to {target}, which is not there"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_point_somewhere(page):
+    for target in re.findall(r"\]\(((?!https?:)[^)#]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"

@@ -1,6 +1,8 @@
 """The table of results, from records whose means are known by hand."""
 
+import itertools
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -9,10 +11,11 @@ import pytest
 from msnlib.command.cli import main
 from msnlib.lab.claim import claim_table
 from msnlib.lab.design import read_design
+from msnlib.lab.findings import findings
 from msnlib.lab.parameters import ParameterError
 from msnlib.lab.pooling import headline
 from msnlib.lab.power import power_table
-from msnlib.lab.publish import _CLAIM_MARKS, _README_MARKS, claim_section, publish, readme_table
+from msnlib.lab.publish import _CLAIM_MARKS, _README_MARKS, _RESULTS_MARKS, claim_section, publish, results_tables
 from msnlib.lab.records import Run, read_records
 from msnlib.lab.report import EmptyReport, format_difference, format_table, format_value, paired, report_table
 
@@ -158,22 +161,27 @@ def test_an_empty_folder_is_one_line(tmp_path, capsys):
     assert captured.err == f"msn: no records in {tmp_path / 'none'}; 'msn run --out {tmp_path / 'none'}' makes them\n"
 
 
-def test_the_readme_shows_exactly_the_committed_records():
+def test_every_number_of_readme_and_results_page_comes_from_the_committed_records():
     root = Path(__file__).resolve().parent.parent
-    records = read_records(root / "reports")
-    assert (records["profile"] == "paper").any()
-    assert readme_table(records) in (root / "README.md").read_text(encoding="utf-8")
-
-
-def test_the_readme_answers_the_claim_from_the_committed_records():
-    root = Path(__file__).resolve().parent.parent
-    table = claim_table(root / "reports", read_design(root / "sweeps" / "claim.toml"))
-    assert {"E1", "E3"} <= set(table["experiment"])
-    text = (root / "README.md").read_text(encoding="utf-8")
-    assert f"{_CLAIM_MARKS[0]}\n\n{claim_section(table)}\n\n{_CLAIM_MARKS[1]}" in text
-    pd.testing.assert_frame_equal(pd.read_csv(root / "reports" / "claim.csv"), table, rtol=1e-5, check_dtype=False)
-    power = power_table(root / "reports", read_design(root / "sweeps" / "claim.toml"))
+    records, design = read_records(root / "reports"), read_design(root / "sweeps" / "claim.toml")
+    claim = claim_table(root / "reports", design)
+    assert (records["profile"] == "paper").any() and {"E1", "E3"} <= set(claim["experiment"])
+    for page, marks, content in [
+        ("README.md", _README_MARKS, findings(records, claim)),
+        ("docs/results.md", _RESULTS_MARKS, results_tables(records)),
+        ("docs/results.md", _CLAIM_MARKS, claim_section(claim)),
+    ]:
+        assert f"{marks[0]}\n\n{content}\n\n{marks[1]}" in (root / page).read_text(encoding="utf-8")
+    pd.testing.assert_frame_equal(pd.read_csv(root / "reports" / "claim.csv"), claim, rtol=1e-5, check_dtype=False)
+    power = power_table(root / "reports", design)
     pd.testing.assert_frame_equal(pd.read_csv(root / "reports" / "power.csv"), power, rtol=1e-3, check_dtype=False)
+
+
+def test_tables_have_six_columns_at_most():
+    root = Path(__file__).resolve().parent.parent
+    for page in [root / "README.md", *(root / "docs").glob("*.md")]:
+        rows = [line for line in page.read_text(encoding="utf-8").splitlines() if re.match(r"\|[ :-]+\|", line)]
+        assert all(line.count("|") <= 7 for line in rows), page.name
 
 
 def test_an_experiment_is_shown_in_its_largest_profile(out):
@@ -190,11 +198,13 @@ def test_an_experiment_is_shown_in_its_largest_profile(out):
     records.loc[records["profile"].eq("paper") & records["experiment"].eq("E2"), "overrides"] = '{"density": 0.5}'
     shown = headline(records)
     assert shown[["experiment", "profile"]].values.tolist() == [["E1", "paper"], ["E2", "laptop"], ["E10", "laptop"]]
-    cells = [line.replace(" ", "").split("|")[1:5] for line in readme_table(records).splitlines()[2:]]
-    assert cells == [
-        ["E1", "mnist(%)", "paper", "97.24"],
-        ["E2", "mnist(%)", "laptop", "98.74"],
-        ["E10", "mnist(%,prototypes)", "laptop", ""],
+    lines = [line for line in results_tables(records).splitlines() if re.match(r"\*|\| E", line)]
+    assert [line if line[0] == "*" else line.replace(" ", "").split("|")[1:4] for line in lines] == [
+        "**Stopped as the authors did, at the published sizes** (`paper`)",
+        ["E1mnist(%)", "97.24", "97.58"],
+        "**Stopped as the authors did, in smaller networks, on fewer examples** (`laptop`)",
+        ["E2mnist(%)", "98.74", "98.84"],
+        ["E10mnist(%,prototypes)", "", ""],
     ]
 
 
@@ -205,13 +215,13 @@ def test_of_several_configurations_the_one_with_the_most_seeds_is_shown(out):
     _save("E2", 0, 90.0, epochs=50)
     shown = headline(read_records(out))
     assert shown[["experiment", "seed", "value"]].values.tolist() == [["E1", 1, 98.0], ["E1", 2, 99.0], ["E2", 0, 90.0]]
-    assert "98.50 (98.00–99.00)" in readme_table(read_records(out))
+    assert "98.50 (98.00–99.00)" in results_tables(read_records(out))
 
 
 def test_experiments_nobody_published_are_not_in_the_readme(out):
     _save("E1", 0, 97.0)
     _save("capacity", 0, 90.0, notebook="10_b")
-    assert len(readme_table(read_records(out)).splitlines()) == 3
+    assert len(results_tables(read_records(out)).splitlines()) == 5  # a title, and a table of one line
 
 
 def test_differences_are_paired_within_a_run_and_positive_is_better(out):
@@ -236,18 +246,28 @@ def test_differences_are_paired_within_a_run_and_positive_is_better(out):
     assert paired(records, "converged", "scaled")["mean"].tolist() == [0.0625]
 
 
-def test_publish_fills_the_readme_between_its_marks(out):
+@pytest.fixture
+def readme(out):
+    """A README and a page of results to write into, and margins."""
+    for folder in ("docs", "sweeps"):
+        (out / folder).mkdir()
+    (out / "sweeps" / "claim.toml").write_text('[margins]\nmnist = 0.5\nboston = "10 %"\n')
+    (out / "docs" / "results.md").write_text("\n".join(["top", *_RESULTS_MARKS, "then", *_CLAIM_MARKS, "after\n"]))
+    (out / "README.md").write_text("before\n" + "old\n".join(_README_MARKS) + "\nafter\n")
+    return out / "README.md"
+
+
+def test_publish_fills_the_pages_between_their_marks(out, readme):
     for seed, value in enumerate((97.0, 98.5)):
         _save("E1", seed, value)
         _save("E1", seed, 10.0, profile="quick")
-    readme = out / "README.md"
-    readme.write_text("before\n" + "old\n".join(_README_MARKS) + "\nafter\n")
     publish(out, readme)
-    assert readme.read_text() == (
-        f"before\n{_README_MARKS[0]}\n\n{readme_table(read_records(out))}\n\n{_README_MARKS[1]}\nafter\n"
+    assert readme.read_text() == f"before\n{_README_MARKS[0]}\n\n\n\n{_README_MARKS[1]}\nafter\n"  # no control
+    page = (out / "docs" / "results.md").read_text()
+    assert page.startswith(
+        f"top\n{_RESULTS_MARKS[0]}\n\n{results_tables(read_records(out))}\n\n{_RESULTS_MARKS[1]}\nthen\n"
     )
-    assert "| E1 | mnist (%) |" in readme_table(read_records(out)).replace("  ", "")
-    assert "97.75 (97.00–98.50)" in readme_table(read_records(out))
+    assert "| E1 mnist (%) |" in page and "97.75 (97.00–98.50)" in page
     assert (out / "results.png").stat().st_size > 1000
     assert not (out / "speed.png").exists()
     run = Run("performance", notebook="80_b", profile="laptop", seed=0)
@@ -270,36 +290,34 @@ def _save_pair(
     run.save()
 
 
-def test_publish_answers_the_claim_between_its_marks(out):
+def test_publish_answers_the_claim_between_its_marks(out, readme):
     for seed, noise in enumerate((-0.01, 0.0, 0.01)):
         _save_pair("E1", seed, 97.0 + noise, 97.0, profile="laptop")
         _save_pair("E2", seed, 90.0 + noise, 97.0)
     _save_pair("E3", 0, 0.008, 0.01, "mse", "boston")
     _save_pair("E6", 0, 90.0, 90.0, task="easy")
-    (out / "sweeps").mkdir()
-    margins = out / "sweeps" / "claim.toml"
-    margins.write_text('[margins]\nmnist = 0.5\nboston = "10 %"\n')
-    readme = out / "README.md"
-    readme.write_text("\n".join(_README_MARKS))
-    with pytest.raises(EmptyReport, match="no marks '<!-- claim"):
+    margins, page = out / "sweeps" / "claim.toml", out / "docs" / "results.md"
+    whole, before = page.read_text(), readme.read_text()
+    page.write_text("\n".join(_RESULTS_MARKS))
+    with pytest.raises(EmptyReport, match="results.md: no marks '<!-- claim"):
         publish(out, readme)
-    assert readme.read_text() == "\n".join(_README_MARKS)  # refused before anything is written
-    readme.write_text("\n".join([*_README_MARKS, "then", *_CLAIM_MARKS, "after\n"]))
+    assert readme.read_text() == before and page.read_text() == "\n".join(_RESULTS_MARKS)  # nothing is written
+    page.write_text(whole)
     publish(out, readme)
-    written = readme.read_text()
+    written = page.read_text()
     _, rest = written.split(f"then\n{_CLAIM_MARKS[0]}\n\n")
     lines = rest.splitlines()
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[:5] if "--" not in line]
+    assert lines[0] == "**Trained to convergence**"
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:7] if "--" not in line]
     assert cells == [
-        ["", "task", "runs", "seeds", "margin (of the control's errors)",
-         "converged", "verdict", "a tenth more errors"],
-        ["E1", "mnist (points)", "laptop, exploration", "3", "0.5 (17 %)", "+0.00 (-0.02 to +0.02)",
+        ["task", "runs", "margin (of the control's errors)", "difference", "verdict", "a tenth more errors"],
+        ["E1 mnist (points)", "laptop, exploration, 3 seeds", "0.5 (17 %)", "+0.00 (-0.02 to +0.02)",
          "non-inferior", "non-inferior"],
-        ["E2", "mnist (points)", "paper, exploration", "3", "0.5 (17 %)", "-7.00 (-7.02 to -6.98)",
+        ["E2 mnist (points)", "paper, exploration, 3 seeds", "0.5 (17 %)", "-7.00 (-7.02 to -6.98)",
          "inferior", "inferior"],
-        ["E3", "boston (% of the error)", "paper, exploration", "1", "10", "+20.0", "inconclusive", "inconclusive"],
+        ["E3 boston (% of the error)", "paper, exploration, 1 seed", "10", "+20.0", "inconclusive", "inconclusive"],
     ]  # fmt: skip
-    assert lines[5:] == [
+    assert lines[7:] == [
         "",
         "- **E1 (exploration): it holds.** Shown for mnist.",
         "- **E2 (exploration): it does not hold.** Refuted for mnist.",
@@ -313,15 +331,18 @@ def test_publish_answers_the_claim_between_its_marks(out):
     ]
     assert pd.read_csv(out / "claim.csv")["verdict"].tolist() == ["non-inferior", "inferior", "inconclusive"]
     assert (out / "claim.png").stat().st_size > 1000
-    before = (out / "claim.png").read_bytes()
+    found = readme.read_text()
+    assert "open for the same after house prices (E3); refuted for E2.**" in found and "-7.00 points (-7.02" in found
+    before = [(out / name).read_bytes() for name in ("claim.png", "overview.png")]
     publish(out, readme)
-    assert readme.read_text() == written and (out / "claim.png").read_bytes() == before
+    assert (page.read_text(), readme.read_text()) == (written, found)
+    assert [(out / name).read_bytes() for name in ("claim.png", "overview.png")] == before
     margins.write_text("[margins]\nmnist = 0\n")
     with pytest.raises(ParameterError, match="mnist: margin 0 must be"):
         publish(out, readme)
     margins.write_text("[margins]\ncifar10 = 1\n")
     publish(out, readme)
-    assert "No run yet has a task with a margin in both networks." in readme.read_text()
+    assert "No run yet has a task with a margin in both networks." in page.read_text()
 
 
 def test_the_claim_without_untested_tasks_and_with_all_tasks_shown(out):
@@ -378,8 +399,8 @@ def _save_rules(out, values, **notes):
 
 def test_a_small_shown_loss_and_a_sign_that_the_rule_decides_are_said(out):
     text = claim_section(_save_rules(out, {"": (0.2, 0.25, 0.3), ", converged": (-0.3, -0.25, -0.2)}))
-    (line,) = [line for line in text.splitlines() if line.startswith("| E3")]
-    assert "-0.25 (-0.33 to -0.17) | non-inferior | +0.25 (+0.17 to +0.33) | non-inferior" in line
+    lines = [line for line in text.splitlines() if line.startswith("| E3")]
+    assert "-0.25 (-0.33 to -0.17) | non-inferior |" in lines[0] and "+0.25 (+0.17 to +0.33) | non-infe" in lines[1]
     assert "- E3 mnist: within the margin, but a loss is shown, -0.25 (-0.33 to -0.17)." in text
     assert (
         "- E3 mnist: the stopping rule decides the sign, -0.25 (-0.33 to -0.17) converged, "
@@ -390,7 +411,7 @@ def test_a_small_shown_loss_and_a_sign_that_the_rule_decides_are_said(out):
 def test_nothing_is_said_of_rows_that_agree_and_nothing_of_rows_without_a_verdict(out):
     text = claim_section(_save_rules(out, {"": (-0.1, 0.0, 0.1), ", converged": (-0.1, 0.0, 0.1)}, dead_outputs=2))
     assert "sign" not in text and "a loss is shown" not in text
-    assert "outputs without a weight" in text.splitlines()[0] and text.splitlines()[2].endswith(" 2 |")
+    assert "outputs without a weight" in text.splitlines()[2] and text.splitlines()[4].endswith(" 2 |")
     text = claim_section(_save_rules(out, {"": (0.2, 0.25, 0.3), ", converged": (-0.3, -0.25, -0.2)}, capped=True))
     assert "sign" not in text and "- **E3 (exploration): no verdict.** Ended by the cap on epochs: mnist." in text
 
@@ -405,10 +426,38 @@ def test_published_figures_stand_beside_the_arm_that_repeats_them(out):
         for arm, value in (("discerner", 99.94), ("multitask", 80.0)):
             run.add(task="task_identity", arm=arm, metric="accuracy", value=value)
         run.save()
-    lines = [[cell.strip() for cell in line.split("|")[1:7]] for line in readme_table(read_records(out)).splitlines()]
-    assert [line[1:] for line in lines[2:]] == [
-        ["imdb (%)", "paper", "", "81.89*", "81.00 (81.00–81.00)"],
-        ["imdb (%, control in batches of 512)", "paper", "79.66", "81.89*", "79.50 (79.00–80.00)"],
-        ["task_identity (%, trained discerner)", "paper", "", "99.94", ""],
-        ["task_identity (%, prototypes)", "paper", "", "", ""],
+    lines = [[cell.strip() for cell in line.split("|")[1:5]] for line in results_tables(read_records(out)).splitlines()]
+    assert [line for line in lines if line and line[0].startswith("E")] == [
+        ["E4 imdb (%)", "", "81.89*", "81.00 (81.00–81.00)"],
+        ["E4 imdb (%, control in batches of 512)", "79.66", "81.89*", "79.50 (79.00–80.00)"],
+        ["E10 task_identity (%, trained discerner)", "", "99.94", ""],
+        ["E10 task_identity (%, prototypes)", "", "", ""],
     ]
+
+
+def _save_limits(out, **values):
+    """Save three seeds of a sequence and of a full network; values: arm -> what it forgets, or its accuracy."""
+    for seed in range(3):
+        run = Run("forgetting", notebook="09_a", profile="laptop", seed=seed)
+        run.add(task="mnist", arm="multitask", metric="accuracy", value=90.0)
+        for arm, name in (("multitask", "ours"), ("fine-tuning", "theirs")):
+            run.add(task="all", arm=arm, metric="forgetting_accuracy", value=values[name] + seed * values[name] / 10)
+        for arm in ("multitask", "dedicated"):
+            run.add(task="all", arm=arm, metric="accuracy", value=90.0 + (arm == "dedicated"))
+        run.save()
+        run = Run("capacity", notebook="10_a", profile="laptop", seed=seed)
+        for count, arm in itertools.product((4, 8), ("multitask", "random", "small")):
+            run.add(task="mean", arm=f"{arm} T={count}", metric="accuracy", value=values[arm] + 0.1 * seed)
+        run.save()
+    (out / "claim.toml").write_text("[margins]\nmnist = 0.5\n")
+    return findings(read_records(out), claim_table(out, read_design(out / "claim.toml")))
+
+
+def test_findings_say_what_the_records_say_and_their_headings_follow(out):
+    kept, full = _save_limits(out, ours=0.0, theirs=30.0, multitask=80.0, random=90.0, small=88.0).splitlines()
+    assert kept.startswith("- **Nothing is forgotten.** Of 1 image tasks") and "33.0 (30.0 to 36.0)" in kept
+    assert "+1.0 points ahead" in kept and "a smaller network, fewer images, 3 seeds" in kept
+    assert full.startswith("- **It breaks where weights are scarce.** With 8 tasks") and "80.1 % (80.0 to 80.2)" in full
+    kept, full = _save_limits(out, ours=1.0, theirs=30.0, multitask=90.0, random=90.0, small=88.0).splitlines()
+    assert kept.startswith("- **Something is forgotten.**") and "at most 1.20 points" in kept
+    assert full.startswith("- **No break up to 8 tasks.**")

@@ -1,9 +1,11 @@
 """The site: built once with a few notebooks, read as files and opened in a browser."""
 
 import functools
+import html
 import http.server
 import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,8 +18,6 @@ import pandas as pd
 import pytest
 
 from msnlib.files import UsageError
-from msnlib.lab.claim import CAPPED
-from msnlib.lab.design import RULES
 from msnlib.lab.notebooks import read_notebook
 from msnlib.lab.pooling import UnlikeRuns, headline
 from msnlib.lab.records import RECORD_COLUMNS, read_records
@@ -105,13 +105,10 @@ def test_figures_have_a_text_and_pages_one_title(pages):
         assert page.headings == 1 or path.name == "search.html", path  # search.html writes its own
 
 
-def test_all_runs_of_a_notebook_can_be_read(site):
-    main = (site / "notebooks" / "10_capacity.html").read_text()
-    committed = {path.parent.name for path in (ROOT / "reports" / "10_capacity").glob("[lp]*/*.ipynb")}
-    others = {path.stem for path in (site / "notebooks" / "10_capacity").glob("*.html")}
-    assert len(committed - others) == 1 and others - committed == {"quick-seed0"}
-    assert all(f'href="10_capacity/{name}.html"' in main for name in others)
-    assert main.count('<p class="admonition-title">This run</p>') == 1
+def test_a_page_says_which_run_it_is_and_where_larger_ones_are(site):
+    text = (site / "notebooks" / "10_capacity.html").read_text()
+    assert text.count('<p class="admonition-title">This run</p>') == 1
+    assert 'href="../results.html' in text.split("This run")[1].split("</div>")[0]
 
 
 def test_exercises_of_the_course_stay_out(site):
@@ -127,6 +124,10 @@ def test_every_name_of_the_package_is_in_the_reference(site):
 
 def test_the_front_page_shows_the_records(site):
     text = (site / "index.html").read_text()
+    shown = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
+    (found,) = re.findall(r"<!-- findings:.*?-->\n\n(.*?)\n\n<!-- end", (ROOT / "README.md").read_text(), re.DOTALL)
+    for line in found.splitlines():  # the very words of the README
+        assert " ".join(re.sub(r"^- |[*]", "", line).split()) in re.sub(r" ([.;,)])", r"\1", shown)
     records = headline(read_records(ROOT / "reports").query("profile != 'quick'"))
     means = records[(records["experiment"] == "capacity") & (records["task"] == "mean")].groupby("arm")["value"].mean()
     assert len(means) > 5
@@ -217,7 +218,7 @@ def run_folder(tmp_path):
     return notebook, tmp_path / "reports", write
 
 
-def test_the_run_to_read_first(run_folder):
+def test_the_run_to_read_first_and_no_run_of_older_sources(run_folder, caplog):
     notebook, reports, write = run_folder
     assert [run.folder for run in runs.executions(notebook, reports)] == ["quick-seed0"]
     write("laptop-seed0", "laptop", 0)
@@ -226,12 +227,21 @@ def test_the_run_to_read_first(run_folder):
     write("paper-seed0-abc", "paper", 0, density=0.05)
     write("quick-seed3", "quick", 3)
     write("paper-seed1.failed", "paper", 1)
+    write("paper-seed1", "paper", 1)
+    page = reports / "nn_x" / "paper-seed1" / notebook.name
+    page.write_text(page.read_text().replace("Text.", "Other text."))
     found = runs.executions(notebook, reports)
+    assert "paper-seed1 skipped: its code or prose is not that of nn_x.ipynb" in caplog.text
     assert [run.folder for run in found] == [
         "paper-seed2", "paper-seed10", "laptop-seed0", "quick-seed0", "paper-seed0-abc",
     ]  # fmt: skip
     assert found[-1].title == "paper, seed 0, density 0.05"
     assert found[-1].command.endswith("--profile paper --seeds 0 -p density 0.05")
+    runs.write_pages(notebook, reports, notebook.parent / "out")
+    assert {path.stem for path in (notebook.parent / "out" / "nn_x").glob("*")} == {run.folder for run in found[1:]}
+    (first,) = (notebook.parent / "out").glob("*.ipynb")
+    note = read_notebook(first)["cells"][0]["source"]
+    assert all(f"/notebooks/nn_x/{run.folder}.ipynb" in note for run in found[1:]) and "Numbers of" not in note
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")), ids=lambda path: path.stem[:2])
@@ -272,21 +282,3 @@ def test_what_is_not_there_yet_is_said(tmp_path):
     nothing = pd.DataFrame(columns=list(RECORD_COLUMNS))
     for part in (front.density, front.capacity):
         assert part(nothing, tmp_path).startswith("No run of notebook 1")
-    assert front.claim(tmp_path, "# a\n\n## b\n\ntext").startswith("There is none yet")
-
-
-def test_the_verdict_comes_from_the_table(tmp_path):
-    readme = "# a\n\n## Does it hold?\n\nwords\n\n<!-- claim: x -->\n\n<!-- end of claim -->\n\n## b\n\nother"
-    words = {"non-inferior": "shown", "inconclusive": "undecided", "inferior": "refuted", CAPPED: "no verdict"}
-    first, other = ({"rule": rule, "task": "a", "evidence": "exploration"} for rule in RULES)
-    rows = [first | {"experiment": "E1", "profile": "paper", "task": t, "verdict": "non-inferior"} for t in "ab"]
-    for last, said in words.items():
-        small = {"experiment": "E2", "profile": "laptop"}
-        table = pd.DataFrame([*rows, first | small | {"verdict": last}, other | small | {"verdict": "inferior"}])
-        table.to_csv(tmp_path / "claim.csv", index=False)
-        text = front.claim(tmp_path, readme)
-        sizes = f"at the published sizes: shown; in smaller networks, on fewer examples: {said}"
-        assert text.startswith(f"**No loss on any task, {sizes}.**") and "words" in text and "other" not in text
-        assert "All of it is exploration" in text
-    table.assign(evidence="claim").to_csv(tmp_path / "claim.csv", index=False)
-    assert "exploration" not in front.claim(tmp_path, readme)

@@ -14,7 +14,7 @@ from typing import NoReturn
 from msnlib.command.arguments import parser
 from msnlib.command.clean import kept_trainings
 from msnlib.command.environment import store_folder
-from msnlib.command.jobs import choose_notebooks, find_notebooks, plan
+from msnlib.command.jobs import Job, choose_notebooks, find_notebooks, plan
 from msnlib.command.pipe import Pipe
 from msnlib.command.process import Outcome
 from msnlib.command.runner import run_jobs
@@ -81,10 +81,26 @@ def _run(arguments: argparse.Namespace) -> int:
     failed = _follow(outcomes, len(jobs), " (--force runs it again)")
     try:
         if len(failed) < len(jobs):
-            _report(arguments)
+            _summarise(jobs, arguments.out)
     finally:  # the disk that failed a run may be too full for a report
         code = _say_failures(failed)
     return code
+
+
+def _summarise(jobs: Sequence[Job], out: Path) -> None:
+    """Write the table of results into its file; print a line for every run: what it found, how long, where it is."""
+    from msnlib.lab.report import write_report
+    from msnlib.lab.summary import summary
+
+    write_report(out)
+    for job in jobs:
+        found = job.done(out)
+        if found is not None:
+            folder, record = found
+            print(f"{folder / job.notebook.name} ({record['run'].get('seconds', 0):.0f} s): {summary(record)}")
+    print(f"every number: {out / 'table.md'}")
+    if jobs[0].profile == "quick":
+        print("quick runs are too small to judge the claim; what full-size runs found: docs/results.md")
 
 
 def _follow(outcomes: Iterator[Outcome], total: int, hint: str = "") -> list[Outcome]:

@@ -27,5 +27,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "records": ["Run", "read_records"],
         "report": ["paired", "report_table"],
         "statistics": ["over_examples"],
+        "summary": ["print_findings"],
     },
 )

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from msnlib.lab.claim import CAPPED
+from msnlib.lab.findings import TASKS, capacity
 from msnlib.lab.plots import LINES, legend_of
 from msnlib.lab.pooling import headline, over_seeds
 from msnlib.lab.published import published_table, published_value, repeating_arm
@@ -60,6 +61,77 @@ def results(records: pd.DataFrame) -> Figure:
     figure.tight_layout(rect=(0, 0.3 / size[1], 1, 1))
     figure.legend(handles, labels, loc="lower center", ncols=len(labels))
     return figure
+
+
+OVERVIEW = (  # the text of the figure, for those who cannot see it
+    "Three panels. Left: differences between one network and a network for each task, with 90 % intervals, by "
+    "experiment and task. Middle: points of accuracy forgotten by method. Right: accuracy against the number of tasks "
+    "that share a network, for three ways to get a tenth and less of its weights. The sentences below have the numbers."
+)
+
+
+def overview(records: pd.DataFrame, claim: pd.DataFrame) -> Figure:
+    """The findings in three panels: loss at the published size, what is forgotten, where it breaks.
+
+    Args:
+        records: as ``read_records`` gives them.
+        claim: as :func:`~msnlib.lab.claim.claim_table` gives it.
+    """
+    shown = headline(records[records["profile"] != "quick"])
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12.5, 4.2), width_ratios=(1.25, 0.9, 1.1))
+    rows = claim[claim["profile"].eq("paper") & claim["rule"].eq(next(iter(claim["rule"]), ""))]
+    for y, row in enumerate(rows.to_dict("records")):
+        _interval(left, y, row, ("low", "high"), color="black", linewidth=2)
+        _mark(left, y, row, markersize=8)
+    left.axvline(0, color="0.6", linewidth=1)
+    left.axvline(-1, color="black", linestyle=":")
+    left.set_yticks(range(len(rows)), [f"{r.experiment} {TASKS.get(r.task, r.task)}" for r in rows.itertuples()])
+    left.set(ylim=(max(len(rows), 1) - 0.4, -0.6), xlim=(-_EDGE, _EDGE), title="Is anything lost? (published size)")
+    left.set_xlabel("worse    |    better than a network of its own\n-1 (dotted): the loss that would matter")
+    for word in dict.fromkeys(rows["verdict"]):
+        marker, face = _SHAPES.get(word, _NO_VERDICT)
+        left.plot([], [], marker, color="black", markerfacecolor=face, label=word)
+    if len(rows):
+        left.legend(loc="lower right", fontsize=8)
+    left.grid(axis="y", visible=False)
+    lost = shown[shown["experiment"].eq("forgetting") & shown["metric"].eq("forgetting_accuracy")]
+    names = {
+        "fine-tuning": "one network\ntrained on",
+        "packnet": "PackNet",
+        "random": "random masks",
+        "multitask": "the paper's\nmasks",
+    }
+    arms = [arm for arm in names if arm in set(lost["arm"])]
+    for y, arm in enumerate(arms):
+        values = lost.loc[lost["arm"] == arm, "value"]
+        middle.barh(y, values.mean(), color="0.8", edgecolor="black", height=0.6)
+        middle.plot(values, [y] * len(values), "o", color="black", markersize=4, clip_on=False)
+        middle.annotate(f"{values.mean():.1f}", (values.max(), y), (8, 0), textcoords="offset points", va="center")
+    middle.set_yticks(range(len(arms)), [names[arm] for arm in arms])
+    middle.set(title="Is anything forgotten?", xlabel="points forgotten a task", ylim=(max(len(arms), 1) - 0.5, -0.5))
+    middle.margins(x=0.25)
+    middle.set_xlim(0)
+    middle.grid(axis="y", visible=False)
+    _breaks(right, capacity(shown))
+    figure.tight_layout(w_pad=2)
+    return figure
+
+
+def _breaks(ax: Axes, points: pd.DataFrame) -> None:
+    """Draw accuracy against the number of tasks, a line for each way to give a task its weights."""
+    words = {"random": "chosen at random", "small": "small dense networks", "multitask": "chosen as in the paper"}
+    for place, (arm, label) in enumerate(words.items() if len(points) else ()):
+        line = points.loc[arm]
+        reach = [line["mean"] - line["min"], line["max"] - line["mean"]]
+        ax.errorbar(line.index, line["mean"], reach, label=label, color=f"C{place}", capsize=3,
+                    linestyle=LINES[place], marker="^so"[place])  # fmt: skip
+    counts = sorted({count for _, count in points.index})
+    ax.set_xscale("log")
+    ax.set_xticks(counts, counts)
+    ax.minorticks_off()
+    ax.set(title="Where does it break?", xlabel="tasks that share the network", ylabel="accuracy in %, mean of tasks")
+    if counts:
+        ax.legend(loc="lower left")
 
 
 _SHAPES = {"non-inferior": ("o", "black"), "inconclusive": ("o", "white"), "inferior": ("s", "black")}

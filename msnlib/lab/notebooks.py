@@ -42,6 +42,15 @@ def source_of(cell: dict[str, Any]) -> str:
     return "".join(cell["source"])
 
 
+def sources(notebook: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return kind and text of every cell, code and prose; without outputs and the parameters that a run was given."""
+    return [
+        (cell["cell_type"], source_of(cell))
+        for cell in notebook["cells"]
+        if "injected-parameters" not in cell.get("metadata", {}).get("tags", [])
+    ]
+
+
 def parameter_cells(notebook: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the code cells tagged ``parameters``."""
     return [

@@ -8,19 +8,17 @@ from matplotlib.figure import Figure
 
 from msnlib.lab.claim import CAPPED, claim_table, claim_verdicts
 from msnlib.lab.design import read_design
-from msnlib.lab.figures import forest, results, speed
+from msnlib.lab.figures import forest, overview, results, speed
+from msnlib.lab.findings import findings
+from msnlib.lab.plots import style
 from msnlib.lab.pooling import headline, natural, rank
 from msnlib.lab.power import power_table
 from msnlib.lab.published import published_table, published_value
 from msnlib.lab.records import read_records
 from msnlib.lab.report import EmptyReport, format_difference, format_value, markdown, report_table
 
-_README_ARMS = {
-    "dedicated": "each alone",
-    "multitask": "one network",
-    "dedicated, converged": "each alone, converged",
-    "multitask, converged": "one network, converged",
-}
+_ARMS = ("dedicated", "multitask")
+_TITLES = {"": "Stopped as the authors did", "converged": "Trained to convergence"}
 # Further lines of an experiment's tasks, whose arms are called otherwise: what is said of them, which tasks (None:
 # all), and the arms that stand for those of the plain line, which published figures belong to.
 _LINES = {
@@ -29,7 +27,11 @@ _LINES = {
 }
 
 
-_README_MARKS = ("<!-- results: written by `make report` from the records in reports/ -->", "<!-- end of results -->")
+_README_MARKS = (  # the only part of the README that records write
+    "<!-- findings: written by `make report` from the records in reports/ and sweeps/claim.toml -->",
+    "<!-- end of findings -->",
+)
+_RESULTS_MARKS = ("<!-- results: written by `make report` from the records in reports/ -->", "<!-- end of results -->")
 _CLAIM_MARKS = (
     "<!-- claim: written by `make report` from the records in reports/ and sweeps/claim.toml -->",
     "<!-- end of claim -->",
@@ -44,8 +46,9 @@ _ANSWERS = {  # verdict -> whether the claim holds, and the word for its parts
 }
 
 
-def readme_table(records: pd.DataFrame) -> str:
-    """Return the README's table as Markdown: a line per published experiment and task, a column per arm.
+def results_tables(records: pd.DataFrame) -> str:
+    """Return tables of the published experiments as Markdown: for each profile one by the authors' stopping rule,
+    beside the published figures, and one after training to convergence; a line per task.
 
     Cells are the mean over seeds with the range in brackets, where there are several, of `headline`'s runs. A star
     marks a published figure outside the range of the seeds beside it, where these have the published sizes.
@@ -53,37 +56,44 @@ def readme_table(records: pd.DataFrame) -> str:
     published_ids = set(published_table()["id"])
     shown = headline(records)
     table = report_table(shown[shown["experiment"].isin(published_ids) & (shown["profile"] != "quick")])
-    lines = []
+    lines: dict[tuple[str, str], list[list[str]]] = {}
     for (experiment, task, metric), rows in table.groupby(["experiment", "task", "metric"], sort=False):
         arms = rows.set_index("arm")
-        if not set(_README_ARMS) & set(arms.index) or metric not in ("accuracy", "mse"):
+        if not set(_ARMS) & set(arms.index) or metric not in ("accuracy", "mse"):
             continue
         for said, only, renamed in _LINES.get(experiment, [("", None, {})]):
             if only in (None, task) and set(renamed.values()) <= set(arms.index):
-                lines.append(_result_line(experiment, task, metric, arms, said, renamed))
-    lines.sort(key=lambda line: natural(line[0]))
-    header = ["", "task", "profile", "published: each alone", "published: one network", *_README_ARMS.values(), "seeds"]
-    return markdown(header, lines, first_number=3)
+                for rule, line in _result_lines(experiment, task, metric, arms, said, renamed).items():
+                    lines.setdefault((arms["profile"].iloc[0], rule), []).append(line)
+    parts = []
+    for profile, rule in sorted(lines, key=lambda key: (rank(key[0]), key[1])):
+        found = sorted(lines[profile, rule], key=lambda line: natural(line[0].split()[0]))
+        theirs = ["published: each alone", "published: one network"] if not rule else []
+        header = ["task", *theirs, "each alone", "one network", "seeds"]
+        parts.append(f"**{_TITLES[rule]}, {SIZES[profile]}** (`{profile}`)\n\n{markdown(header, found, 1)}")
+    return "\n\n".join(parts)
 
 
-def _result_line(
+def _result_lines(
     experiment: str, task: str, metric: str, arms: pd.DataFrame, said: str, renamed: dict[str, str]
-) -> list[str]:
-    """Return a line of `readme_table`; ``arms`` are the rows of one experiment and task by arm."""
-    words = f"{task} ({'%' if metric == 'accuracy' else metric}{', ' + said if said else ''})"
-    line, cells = [experiment, words, arms["profile"].iloc[0]], []
-    for arm in _README_ARMS:
-        plain, _, rule = arm.partition(", ")
-        ours = renamed.get(plain, plain) + (f", {rule}" if rule else "")
-        row = arms.loc[ours] if ours in arms.index else None
-        if not rule:
-            line.append(_published_cell(experiment, task, ours, metric, row))
-        if row is None:
-            cells.append("")
-            continue
-        mean, low, high = (format_value(metric, row[name]) for name in ("mean", "min", "max"))
-        cells.append(mean if row["seeds"] == 1 else f"{mean} ({low}–{high})")
-    return [*line, *cells, str(int(arms["seeds"].max()))]
+) -> dict[str, list[str]]:
+    """Return lines of `results_tables` by stopping rule; ``arms`` are the rows of one experiment and task by arm."""
+    words = f"{experiment} {task} ({'%' if metric == 'accuracy' else metric}{', ' + said if said else ''})"
+    lines = {}
+    for rule in ("", "converged"):
+        published, cells = [], []
+        for arm in _ARMS:
+            ours = renamed.get(arm, arm) + (f", {rule}" if rule else "")
+            row = arms.loc[ours] if ours in arms.index else None
+            published.append(_published_cell(experiment, task, ours, metric, row))
+            if row is None:
+                cells.append("")
+                continue
+            mean, low, high = (format_value(metric, row[name]) for name in ("mean", "min", "max"))
+            cells.append(mean if row["seeds"] == 1 else f"{mean} ({low}–{high})")
+        if any(cells) or (not rule and any(published)):
+            lines[rule] = [words, *(published if not rule else []), *cells, str(int(arms["seeds"].max()))]
+    return lines
 
 
 def _published_cell(experiment: str, task: str, arm: str, metric: str, ours: pd.Series | None) -> str:
@@ -96,29 +106,38 @@ def _published_cell(experiment: str, task: str, arm: str, metric: str, ours: pd.
 
 
 def claim_section(table: pd.DataFrame) -> str:
-    """Return the README's answer as Markdown: `claim_table`'s rows with both stopping rules side by side, a sentence
-    for each experiment and for all of one profile, what a verdict rests on, and what was not tested.
+    """Return the answer to the claim as Markdown: `claim_table`'s rows, a table per stopping rule; a sentence for each
+    experiment and for all of one profile; what a verdict rests on; and what was not tested.
     """
     if table.empty:
         return "No run yet has a task with a margin in both networks."
     rules = list(dict.fromkeys(table["rule"]))  # the one that counts first
-    dead = bool(table["dead_outputs"].notna().any())
-    lines = []
-    for (experiment, profile, task), rows in table.groupby(["experiment", "profile", "task"], sort=False):
-        by_rule = {row.rule: row for row in rows.itertuples(index=False)}
-        row = rows.iloc[0]
-        unit = "points" if row["metric"] == "accuracy" else "% of the error"
-        line = [experiment, f"{task} ({unit})", f"{profile}, {row['evidence']}", str(row["seeds"])]
-        line.append(f"{row['margin']:g}" + (f" ({row['margin_share']:.0f} %)" if row["metric"] == "accuracy" else ""))
-        for rule in rules:
-            line += [_with_interval(by_rule[rule]), by_rule[rule].verdict] if rule in by_rule else ["", ""]
-        line.append(row["sensitivity_verdict"] if isinstance(row["sensitivity_verdict"], str) else "")
-        lines.append(line + ([f"{row['dead_outputs']:.0f}"] if dead and pd.notna(row["dead_outputs"]) else [""] * dead))
-    header = ["", "task", "runs", "seeds", "margin (of the control's errors)"]
+    parts = []
     for rule in rules:
-        header += [_RULE_WORDS[rule], "verdict"]
-    header += ["a tenth more errors", *["outputs without a weight"] * dead]
-    return markdown(header, lines, first_number=3) + "\n\n" + "\n".join([*_answers(table), *_remarks(table)])
+        rows = table[table["rule"] == rule]
+        dead = rule == rules[0] and bool(rows["dead_outputs"].notna().any())
+        lines = [_claim_line(row, rule == rules[0], dead) for row in rows.itertuples(index=False)]
+        header = ["task", "runs", "margin (of the control's errors)", "difference", "verdict"]
+        header += ["outputs without a weight"] if dead else ["a tenth more errors"] if rule == rules[0] else []
+        parts.append(f"**{_TITLES['' if rule == 'authors' else rule]}**\n\n{markdown(header, lines, first_number=2)}")
+    return "\n\n".join([*parts, "\n".join([*_answers(table), *_remarks(table)])])
+
+
+def _claim_line(row: Any, counts: bool, dead: bool) -> list[str]:
+    """Return a line of `claim_section`'s table; only that of the rule that ``counts`` has a last column."""
+    accuracy = row.metric == "accuracy"
+    unit = "points" if accuracy else "% of the error"
+    runs = f"{row.profile}, {row.evidence}, {row.seeds} seed{'s' * (row.seeds != 1)}"
+    margin = f"{row.margin:g}" + (f" ({row.margin_share:.0f} %)" if accuracy else "")
+    line = [
+        f"{row.experiment} {row.task} ({unit})",
+        runs,
+        margin,
+    ]
+    line += [_with_interval(row), row.verdict]
+    if dead:
+        return [*line, f"{row.dead_outputs:.0f}" if pd.notna(row.dead_outputs) else ""]
+    return [*line, row.sensitivity_verdict if isinstance(row.sensitivity_verdict, str) else ""] if counts else line
 
 
 def _with_interval(row: Any, part: str = "") -> str:
@@ -189,28 +208,30 @@ def _remarks(table: pd.DataFrame) -> list[str]:
 
 
 def publish(out: Path, readme: Path) -> None:
-    """Draw ``results.png`` and ``speed.png`` into ``out`` and put `readme_table` between its two marks in a README.
+    """Put `findings` between two marks of a README and draw ``overview.png`` into ``out``; put
+    `results_tables` and `claim_section` between those of ``docs/results.md`` beside it. Also draw
+    ``results.png``, ``claim.png`` and ``speed.png``, and write ``claim.csv`` and ``power.csv``.
 
-    Where ``sweeps/claim.toml`` stands beside the README, also write ``claim.csv``, ``power.csv`` and ``claim.png``,
-    and put `claim_section` between two other marks.
-
-    Raises `EmptyReport` when there are no records but quick ones, or the README lacks the marks;
+    Raises `EmptyReport` when there are no records but quick ones, or a page lacks its marks;
     `msnlib.lab.parameters.ParameterError` for margins that are none.
     """
-    records = read_records(out)
+    records, page = read_records(out), readme.parent / "docs" / "results.md"
     if not (records["profile"] != "quick").any():
-        raise EmptyReport(f"{readme}: no paper or laptop run in {out} to fill its table from")
-    text = _between(readme, readme.read_text(encoding="utf-8"), _README_MARKS, readme_table(records))
-    margins = readme.parent / "sweeps" / "claim.toml"
-    if margins.is_file():
-        design = read_design(margins)
-        claim = claim_table(out, design)
-        power_table(out, design).to_csv(out / "power.csv", index=False, float_format="%.4g")
-        text = _between(readme, text, _CLAIM_MARKS, claim_section(claim))
-        claim.to_csv(out / "claim.csv", index=False, float_format="%.6g")
-        if not claim.empty:
-            _save(forest(claim), out / "claim.png")
+        raise EmptyReport(f"{readme}: no paper or laptop run in {out} to fill it from")
+    design = read_design(readme.parent / "sweeps" / "claim.toml")
+    claim = claim_table(out, design)
+    text = _between(readme, readme.read_text(encoding="utf-8"), _README_MARKS, findings(records, claim))
+    tables = page.read_text(encoding="utf-8")
+    tables = _between(page, tables, _RESULTS_MARKS, results_tables(records))
+    tables = _between(page, tables, _CLAIM_MARKS, claim_section(claim))
+    power_table(out, design).to_csv(out / "power.csv", index=False, float_format="%.4g")
+    claim.to_csv(out / "claim.csv", index=False, float_format="%.6g")
     readme.write_text(text, encoding="utf-8")
+    page.write_text(tables, encoding="utf-8")
+    style()
+    _save(overview(records, claim), out / "overview.png")
+    if not claim.empty:
+        _save(forest(claim), out / "claim.png")
     _save(results(records), out / "results.png")
     if (records["experiment"] == "performance").any():
         _save(speed(records), out / "speed.png")

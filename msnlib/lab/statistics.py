@@ -1,8 +1,8 @@
 """Is a subnetwork worse than a network of its own? Tests against a margin, paired by seed.
 
-A claim of "no loss" is not shown by a test that finds no difference: few seeds find none. Here the claim must be shown.
-The margin is the loss that would matter, chosen before the runs, and the claim holds where the data exclude it
-(Schuirmann 1987, two one-sided tests; Lakens 2017 for an introduction).
+A claim of "no loss" is not shown by a test that finds no difference: with few seeds hardly any test finds one. Here the
+claim must be shown. The margin is the loss that would matter, chosen before the runs, and the claim holds where the
+data exclude it (Schuirmann 1987, two one-sided tests; Lakens 2017 for an introduction).
 """
 
 from __future__ import annotations

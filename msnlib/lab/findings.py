@@ -1,0 +1,139 @@
+"""The three findings, as sentences: from records, for the README and the site's front page."""
+
+import pandas as pd
+
+from msnlib.lab.claim import claim_verdicts
+from msnlib.lab.pooling import headline, over_seeds
+from msnlib.lab.report import format_difference
+
+# What experiments and tasks are called where nobody knows their numbers yet.
+EXPERIMENTS = {
+    "E1": "two image tasks in parallel",
+    "E3": "the same after house prices",
+    "E4": "images, prices and film reviews",
+    "E10": "two image tasks, told apart without a label",
+}
+TASKS = {"mnist": "MNIST", "fashion": "Fashion-MNIST", "boston": "Boston housing", "imdb": "film reviews"}
+_WORDS = {"non-inferior": "shown for", "inconclusive": "open for", "inferior": "refuted for"}
+
+
+def findings(records: pd.DataFrame, claim: pd.DataFrame) -> str:
+    """Return what was found about loss, forgetting and limits as a list in Markdown, each with its scope.
+
+    Args:
+        records: as `msnlib.lab.records.read_records` gives them.
+        claim: as `msnlib.lab.claim.claim_table` gives it.
+    """
+    shown = headline(records[records["profile"] != "quick"])
+    parts = [loss(claim), forgetting(shown), limits(shown)]
+    return "\n".join(f"- {part}" for part in parts if part)
+
+
+def named(experiment: str) -> str:
+    """Return an experiment's name in words, its number in brackets."""
+    return f"{EXPERIMENTS[experiment]} ({experiment})" if experiment in EXPERIMENTS else experiment
+
+
+def loss(claim: pd.DataFrame) -> str:
+    """Say where "no loss on any task" is shown at the published sizes, and the differences that rest on most seeds."""
+    rows = claim[claim["profile"].eq("paper") & claim["rule"].eq(next(iter(claim["rule"]), ""))]
+    if rows.empty:
+        return ""
+    verdicts = claim_verdicts(rows)
+    said = [
+        f"{words} {', '.join(named(name) for name, found in verdicts.items() if found == verdict)}"
+        for verdict, words in _WORDS.items()
+        if verdict in verdicts.values()
+    ]
+    most = rows[rows["seeds"] == rows["seeds"].max()]
+    numbers = []
+    for name, tasks in most.groupby("experiment", sort=False):
+        cells = [f"{TASKS.get(row.task, row.task)} {_difference(row)}" for row in tasks.itertuples()]
+        numbers.append(f"{name} {', '.join(cells)}")
+    small = most[most["verdict"].eq("non-inferior") & most["high"].lt(0)]
+    also = "".join(f" {_case(row)} shows a loss smaller than that." for row in small.itertuples())
+    alone = most[most["without_one_verdict"].notna() & most["without_one_verdict"].ne(most["verdict"])]
+    also += "".join(f" The verdict on {_case(row)} rests on a single test example." for row in alone.itertuples())
+    kind = (
+        "" if "claim" in set(rows["evidence"]) else " Exploration: the runs that are to decide are declared, not made."
+    )
+    return (
+        f"**No loss that matters, at the published size: {'; '.join(said)}.** Against a network for each task, trained "
+        f"to convergence: {'; '.join(numbers)} (positive is better; means of {most['seeds'].iloc[0]} seeds, 90 % "
+        f"intervals; a loss would matter from {_margins(most)}).{also}{kind}"
+    )
+
+
+def _case(row: tuple) -> str:
+    return f"{row.experiment} {TASKS.get(row.task, row.task)}"
+
+
+def _difference(row: tuple) -> str:
+    """Return a row's difference with its unit and interval."""
+    unit = "points" if row.metric == "accuracy" else "% of the error"
+    ends = [format_difference(row.metric, value) for value in (row.difference, row.low, row.high)]
+    return f"{ends[0]} {unit} ({ends[1]} to {ends[2]})" if ends[1] else f"{ends[0]} {unit}"
+
+
+def _margins(rows: pd.DataFrame) -> str:
+    found = rows.drop_duplicates("task")
+    units = ["%" if row.metric == "mse" else "point" if row.margin == 1 else "points" for row in found.itertuples()]
+    return ", ".join(
+        f"{row.margin:g} {unit} on {TASKS.get(row.task, row.task)}"
+        for row, unit in zip(found.itertuples(), units, strict=True)
+    )
+
+
+def forgetting(shown: pd.DataFrame) -> str:
+    """Say what subnetworks forget in a sequence of tasks, and what fine-tuning does."""
+    rows = shown[shown["experiment"].eq("forgetting") & shown["task"].eq("all")]
+    lost = over_seeds(rows[rows["metric"] == "forgetting_accuracy"], ["arm"]) if len(rows) else rows
+    if not {"multitask", "fine-tuning"} <= set(lost.index):
+        return ""
+    whole = over_seeds(rows[rows["metric"] == "accuracy"], ["arm"])["mean"]
+    ours, theirs = lost.loc["multitask"], lost.loc["fine-tuning"]
+    ahead = f"{whole['dedicated'] - whole['multitask']:+.1f}"
+    count = shown[shown["experiment"].eq("forgetting") & shown["task"].ne("all")]["task"].nunique()
+    title = "Nothing is forgotten" if ours["max"] == 0 else "Something is forgotten"
+    return (
+        f"**{title}.** Of {count} image tasks learned one after another, subnetworks forget at most {ours['max']:.2f} "
+        f"points in any seed; one network trained on for each task forgets {theirs['mean']:.1f} ({theirs['min']:.1f} "
+        f"to {theirs['max']:.1f}). A network for each task is {ahead} points ahead "
+        f"of the subnetworks ({_scope(rows)}, a fixed number of epochs)."
+    )
+
+
+def limits(shown: pd.DataFrame) -> str:
+    """Say what becomes of accuracy when the network is full of tasks, beside both controls."""
+    points = capacity(shown)
+    if points.empty:
+        return ""
+    last, before = sorted(points.index.get_level_values("count").unique())[-1:-3:-1]
+    cells = {
+        count: [f"{points.loc[(arm, count), 'mean']:.1f}" for arm in ("multitask", "random", "small")]
+        for count in (last, before)
+    }
+    ours, random = points.loc[("multitask", last)], points.loc[("random", last)]
+    breaks = ours["max"] < random["min"]
+    title = "It breaks where weights are scarce" if breaks else f"No break up to {last} tasks"
+    rows = shown[shown["experiment"] == "capacity"]
+    return (
+        f"**{title}.** With {last} tasks in one network, weights chosen as in the paper give {cells[last][0]} % "
+        f"({ours['min']:.1f} to {ours['max']:.1f}), as many chosen at random {cells[last][1]} % ({random['min']:.1f} "
+        f"to {random['max']:.1f}), small dense networks with as many {cells[last][2]} %; with {before} tasks it is "
+        f"{cells[before][0]}, {cells[before][1]} and {cells[before][2]} % ({_scope(rows)}, trained to convergence)."
+    )
+
+
+def capacity(shown: pd.DataFrame) -> pd.DataFrame:
+    """Return mean, min and max over seeds of the tasks' mean accuracy by arm and number of tasks."""
+    rows = shown[shown["experiment"].eq("capacity") & shown["task"].eq("mean") & shown["metric"].eq("accuracy")]
+    parts = rows["arm"].str.extract(r"^(?P<arm>\w+) T=(?P<count>\d+)$")
+    rows = rows.assign(arm=parts["arm"], count=parts["count"].astype(float))[parts["arm"].notna()]
+    return over_seeds(rows.astype({"count": int}), ["arm", "count"]) if len(rows) else pd.DataFrame()
+
+
+def _scope(rows: pd.DataFrame) -> str:
+    profile, seeds = rows["profile"].iloc[0], rows["seed"].nunique()
+    size = {"paper": "the published size", "laptop": "a smaller network, fewer images"}[profile]
+    return f"{size}, {seeds} seed{'s' * (seeds != 1)}, range in brackets"

@@ -1,0 +1,149 @@
+"""One line on what a run found, from its record: for the end of ``msn run``, and for both ends of a notebook."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from msnlib.files import CHECKOUT
+from msnlib.lab.pooling import headline, over_seeds
+from msnlib.lab.records import Run, read_records
+from msnlib.lab.report import format_difference
+
+Values = dict[tuple[str, str, str], float]  # (task, arm, metric) -> value
+CONVERGED = ", converged"
+
+
+def summary(record: dict[str, Any]) -> str:
+    """Return what a run found, as `msnlib.lab.records.read_record` gives its record: a sentence, or the number of
+    results where none of its tasks has both a subnetwork and a network of its own.
+    """
+    values = {(row["task"], row["arm"], row["metric"]): row["value"] for row in record["results"]}
+    said = _SPECIAL.get(record["experiment"], _differences)(values)
+    return said or f"{len(values)} result{'s' * (len(values) != 1)}"
+
+
+def print_findings(run: Run, reports: Path = CHECKOUT / "reports") -> None:
+    """Print what a notebook's run found, once it has results, and what the full-size runs of the notebook found.
+
+    Args:
+        run: the notebook's.
+        reports: the folder with the records of full-size runs.
+    """
+    profile, seed = run.configuration["profile"], run.configuration["seed"]
+    if run.results:
+        found = summary({"experiment": run.experiment, "results": run.results})
+        print(f"This run ({profile}, seed {seed}): {found}.")
+    print(full_size(run.experiment, run.notebook, reports))
+    if profile == "quick":
+        print("A quick run is too small to judge the claim; it shows how the experiment is made.")
+
+
+def full_size(experiment: str, notebook: str, reports: Path) -> str:
+    """Return what the full-size runs of a notebook found: intervals and verdicts where there are any, else means."""
+    records = headline(read_records(reports / notebook).query("profile != 'quick'"))
+    if records.empty:
+        return "Larger runs: no record here."
+    profile = records["profile"].iloc[0]
+    size = "Full-size" if profile == "paper" else "Larger"
+    scope = f"{size} runs ({profile}, {records['seed'].nunique()} seeds"
+    table = pd.read_csv(reports / "claim.csv") if (reports / "claim.csv").is_file() else pd.DataFrame()
+    rows = table[table["experiment"].eq(experiment)] if len(table) else table
+    if len(rows):
+        rows = rows[rows["rule"] == rows["rule"].iloc[0]]
+        cells = [
+            f"{row.task} {format_difference(row.metric, row.difference)}{'' if row.metric == 'accuracy' else ' %'} "
+            f"({format_difference(row.metric, row.low)} to {format_difference(row.metric, row.high)}), {row.verdict}"
+            for row in rows.itertuples()
+        ]
+        return f"{scope}; one network against a network for each task, 90 % intervals): {'; '.join(cells)}."
+    means = over_seeds(records, ["task", "arm", "metric"])["mean"].rename("value").reset_index()
+    return f"{scope}, means): {summary({'experiment': experiment, 'results': means.to_dict('records')})}."
+
+
+def _differences(values: Values, arms: tuple[str, str] = ("multitask", "dedicated")) -> str:
+    """Say how far subnetworks are from a network for each task, trained to convergence where that was recorded."""
+    said = []
+    for metric, unit in (("accuracy", "points"), ("mse", "% of the error")):
+        cells = []
+        for task in dict.fromkeys(key[0] for key in values):
+            for ending in (CONVERGED, ""):
+                pair = [values.get((task, arm + ending, metric)) for arm in arms]
+                if None not in pair:
+                    own, control = pair
+                    gap = own - control if metric == "accuracy" else 100 * (1 - own / control) if control else 0.0
+                    cells.append(f"{task} {format_difference(metric, gap)}")
+                    break
+        said += [f"{', '.join(cells)} {unit}"] * bool(cells)
+    return f"{'; '.join(said)} from a network for each task" if said else ""
+
+
+def _scaled(values: Values) -> str:
+    return _differences(values, ("multitask scaled", "dedicated scaled"))
+
+
+def _told(values: Values) -> str:
+    named = values.get(("task_identity", "discerner", "accuracy"))
+    own = _differences(values, ("told", "dedicated"))
+    return "; ".join([own] * bool(own) + ([f"the task is recognised in {named:.2f} %"] if named is not None else []))
+
+
+def _ensemble(values: Values) -> str:
+    words = {("fashion_sum", "multitask"): "summed subnetworks", ("fashion_sum", "small"): "summed small networks"}
+    found = {said: values.get((*key, "accuracy")) for key, said in words.items()}
+    cells = [f"{said} {value:.2f} %" for said, value in found.items() if value is not None]
+    return ", ".join(cells)
+
+
+def _forgetting(values: Values) -> str:
+    lost = {arm: values.get(("all", arm, "forgetting_accuracy")) for arm in ("multitask", "fine-tuning")}
+    if None in lost.values():
+        return ""
+    return f"subnetworks forget {lost['multitask']:.2f} points a task, fine-tuning {lost['fine-tuning']:.2f}"
+
+
+def _capacity(values: Values) -> str:
+    counts = [int(arm.rpartition("=")[2]) for task, arm, _ in values if task == "mean" and "T=" in arm]
+    if not counts:
+        return ""
+    words = {"multitask": "the paper's choice", "random": "random choice", "small": "small dense networks"}
+    found = {name: values.get(("mean", f"{arm} T={max(counts)}", "accuracy")) for arm, name in words.items()}
+    cells = [f"{name} {value:.2f} %" for name, value in found.items() if value is not None]
+    return f"{max(counts)} tasks in one network: {', '.join(cells)}"
+
+
+def _density(values: Values) -> str:
+    """Say what the smallest share of weights gives, by way of choosing them."""
+    arms = [arm for _, arm, _ in values if arm.startswith("density ")]
+    shares = sorted({float(arm.split()[1].rstrip(",")) for arm in arms})
+    if not shares:
+        return ""
+    prefix, cells = f"density {shares[0]:g}", {}
+    for (task, arm, metric), value in values.items():
+        if metric == "accuracy" and arm.startswith(prefix) and arm.endswith(CONVERGED):
+            way = arm.removeprefix(prefix).removesuffix(CONVERGED).strip() or "gradient"
+            cells.setdefault(way, []).append(f"{task} {value:.2f}")
+    said = "; ".join(f"{way}: {', '.join(found)}" for way, found in cells.items())
+    return f"at density {shares[0]:g}, accuracy in % by choice: {said}"
+
+
+def _performance(values: Values) -> str:
+    cells = [
+        f"{task} {value:.2f}"
+        for (task, arm, metric), value in values.items()
+        if (arm, metric) == ("scattered", "speedup_batch_32")
+    ]
+    return f"a training step at batch 32, times as fast as dense networks: {', '.join(cells)}" if cells else ""
+
+
+_SPECIAL: dict[str, Callable[[Values], str]] = {
+    "E5": _scaled,
+    "E7": _ensemble,
+    "E10": _told,
+    "forgetting": _forgetting,
+    "capacity": _capacity,
+    "density": _density,
+    "fan_in": _density,
+    "performance": _performance,
+}

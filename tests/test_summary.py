@@ -1,0 +1,82 @@
+"""What one run found, in a line: from records whose numbers are known by hand, and from every committed one."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from msnlib.lab.records import Run, read_record
+from msnlib.lab.summary import print_findings, summary
+
+PAIR = (("multitask", 0), ("fine-tuning", 9))
+RECORDS = sorted((Path(__file__).parent.parent / "reports").glob("*/*/record.json"))
+
+
+def _said(experiment, *results):
+    rows = [dict(zip(("task", "arm", "metric", "value"), result, strict=True)) for result in results]
+    return summary({"experiment": experiment, "results": rows})
+
+
+def _pair(task, own, control, metric="accuracy", arms=("multitask", "dedicated"), ending=", converged"):
+    return [(task, arm + ending, metric, value) for arm, value in zip(arms, (own, control), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "results", "said"),
+    [
+        ("E1", [*_pair("a", 90, 92), *_pair("a", 99, 1, ending=""), *_pair("b", 50, 49.5, ending="")],
+         "a -2.00, b +0.50 points from a network for each task"),
+        ("E3", [*_pair("a", 90, 92), *_pair("house", 0.02, 0.01, "mse")],
+         "a -2.00 points; house -100.0 % of the error from a network for each task"),
+        ("E5", [*_pair("a", 90, 92), *_pair("a", 80, 92, arms=("multitask scaled", "dedicated scaled"))],
+         "a -12.00 points from a network for each task"),
+        ("E10", [*_pair("a", 90, 92, arms=("told", "dedicated")), ("task_identity", "discerner", "accuracy", 98.5)],
+         "a -2.00 points from a network for each task; the task is recognised in 98.50 %"),
+        ("forgetting", [("all", arm, "forgetting_accuracy", value) for arm, value in PAIR],
+         "subnetworks forget 0.00 points a task, fine-tuning 9.00"),
+        ("capacity", [("mean", f"{arm} T={count}", "accuracy", value + count) for count in (2, 16)
+                      for arm, value in (("multitask", 50), ("random", 60))],
+         "16 tasks in one network: the paper's choice 66.00 %, random choice 76.00 %"),
+        ("density", [("a", f"density {share}{way}, converged", "accuracy", value) for share in (0.5, 0.02)
+                     for way, value in (("", 50), (" random", 60))],
+         "at density 0.02, accuracy in % by choice: gradient: a 50.00; random: a 60.00"),
+        ("performance", [("T=2", "scattered", "speedup_batch_32", 1.5)],
+         "a training step at batch 32, times as fast as dense networks: T=2 1.50"),
+        ("E1", [("a", "multitask", "accuracy", 1)], "1 result"),
+        ("capacity", [("a", "multitask", "accuracy", 1)], "1 result"),
+    ],
+)  # fmt: skip
+def test_a_run_in_a_line(experiment, results, said):
+    assert _said(experiment, *results) == said
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: "/".join(path.parts[-3:-1]))
+def test_every_committed_run_says_something_on_one_line(path):
+    said = summary(read_record(path))
+    assert "\n" not in said and "nan" not in said
+    assert not said.endswith(" results")
+
+
+def test_a_notebook_says_what_it_found_and_what_full_size_runs_found(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "02_a"
+    monkeypatch.setenv("MSNLIB_RECORDS", str(folder))
+    run = Run("E1", notebook="02_a", profile="quick", seed=3)
+    print_findings(run, tmp_path)
+    assert capsys.readouterr().out.splitlines()[0] == "Larger runs: no record here."
+    for seed, own in enumerate((90, 91)):
+        large = Run("E1", notebook="02_a", profile="laptop", seed=seed)
+        for task, arm, metric, value in _pair("a", own, 92):
+            large.add(task=task, arm=arm, metric=metric, value=value)
+        large.save()
+    for task, arm, metric, value in _pair("a", 50, 60):
+        run.add(task=task, arm=arm, metric=metric, value=value)
+    print_findings(run, tmp_path)
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "This run (quick, seed 3): a -10.00 points from a network for each task.",
+        "Larger runs (laptop, 2 seeds, means): a -1.50 points from a network for each task.",
+    ]
+    row = {"experiment": "E1", "task": "a", "metric": "accuracy", "difference": -1.5, "low": -2, "high": -1}
+    rows = [row | {"rule": "converged", "verdict": "inferior"}, row | {"rule": "authors", "verdict": "other"}]
+    pd.DataFrame(rows).to_csv(tmp_path / "claim.csv")
+    print_findings(run, tmp_path)
+    assert capsys.readouterr().out.splitlines()[1].endswith("90 % intervals): a -1.50 (-2.00 to -1.00), inferior.")
