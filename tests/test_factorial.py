@@ -1,6 +1,7 @@
 import pandas as pd
 import pytest
 
+from msnlib.lab.differences import between
 from msnlib.lab.factorial import HEADS, VALUES, Mask, effects, effects_table
 
 LEVELS = [Mask(s, h, v) for s in ("gradient", "random") for h in HEADS for v in VALUES]
@@ -52,7 +53,7 @@ def test_the_interval_is_students_over_seeds_and_a_single_seed_has_none():
     assert [row.difference, row.low, row.high] == pytest.approx([3, 3 - half, 3 + half], rel=1e-5)
     alone = effects(_records(value, (2,)))
     assert _cell(alone, "random instead of scores").difference == 6 and alone["low"].isna().all()
-    assert effects_table(alone)[0.1]["a", "random instead of scores"] == "+6.0"
+    assert effects_table(alone)[0.1]["a", "random instead of scores"] == "+6.00"
 
 
 def test_another_saliency_takes_the_place_of_gradients_and_missing_arms_leave_their_contrasts_out():
@@ -68,4 +69,13 @@ def test_the_table_has_a_row_for_each_task_and_question_and_a_column_per_density
     records = _records(lambda m, d, s: 0.0, densities=(0.02, 0.1))
     table = effects_table(effects(pd.concat([records, records.assign(task="b")])))
     assert list(table.columns) == [0.1, 0.02] and list(table.index.unique(0)) == ["a", "b"]
-    assert table[0.1]["b", "head evened out"] == "+0.0 (+0.0 to +0.0)"
+    assert table[0.1]["b", "head evened out"] == "+0.00 (+0.00 to +0.00)"
+
+
+def test_two_arms_are_compared_on_the_seeds_that_have_both():
+    rows = [("a", "x", 0, 3.0), ("a", "x", 1, 5.0), ("a", "y", 1, 1.0), ("a", "y", 2, 9.0), ("b", "x", 1, 50.0)]
+    records = pd.DataFrame(rows, columns=["task", "arm", "seed", "value"]).assign(metric="accuracy")
+    found = between(records, "a", "x", "y")
+    assert (found.difference, found.seeds, str(found)) == (4.0, 1, "+4.00")
+    with pytest.raises(ValueError, match="no seed has both"):
+        between(records, "b", "x", "y")

@@ -88,8 +88,9 @@ def claim_table(folder: Path | str, design: Design) -> pd.DataFrame:
 
     Runs of the design's seeds are the ``evidence`` "claim". They count if they come from an unchanged work tree, with
     no parameter set by hand, each seed with its own split of the data, and once all seeds of their notebook are there:
-    nobody can stop while the verdict pleases. ``attrs["refused"]`` names those that do not count, with the reason. An experiment without any shows "exploration": the runs of `msnlib.lab.pooling.headline` among the
-    other seeds, never ``quick``.
+    nobody can stop while the verdict pleases. ``attrs["refused"]`` names those that do not count, with the reason. An
+    experiment without any shows "exploration": the runs of `msnlib.lab.pooling.headline` among the other seeds, never
+    ``quick``.
 
     Columns: means of the metric (``subnetwork``, ``control``). ``difference``, ``low``, ``high`` and ``margin`` in
     points of accuracy, or in per cent of the control's squared error; positive is better. ``interval`` says what

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import pandas as pd
-from scipy import stats
 
-from msnlib.lab.statistics import CONFIDENCE
+from msnlib.lab.differences import Difference, over_pairs
 from msnlib.training import CONVERGED
 
 HEADS = ("cut", "evened", "whole")
@@ -74,26 +73,15 @@ def effects(records: pd.DataFrame) -> pd.DataFrame:
         for contrast, sides in CONTRASTS.items():
             one, other = ([(scored if m.saliency == SCORES else m.saliency, *m[1:]) for m in side] for side in sides)
             if set(one + other) <= set(table.columns):
-                difference = (table[one].mean(axis=1) - table[other].mean(axis=1)).dropna()
-                found.append({"task": task, "density": float(density), "contrast": contrast, **_over_seeds(difference)})
-    return pd.DataFrame(found, columns=["task", "density", "contrast", "difference", "low", "high", "seeds"])
-
-
-def _over_seeds(difference: pd.Series) -> dict[str, float]:
-    count, mean = len(difference), difference.mean()
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * difference.sem() if count > 1 else float("nan")
-    return {"difference": mean, "low": mean - half, "high": mean + half, "seeds": count}
+                difference = over_pairs(table[one].mean(axis=1), table[other].mean(axis=1))
+                found.append({"task": task, "density": float(density), "contrast": contrast, **difference._asdict()})
+    return pd.DataFrame(found, columns=["task", "density", "contrast", *Difference._fields])
 
 
 def effects_table(found: pd.DataFrame) -> pd.DataFrame:
     """`effects` as texts: a row per task and contrast, a column per density, largest first."""
-    cells = found.assign(text=[effect_text(row) for row in found.itertuples()])
+    texts = [str(Difference(*row)) for row in found[[*Difference._fields]].itertuples(index=False)]
+    cells = found.assign(text=texts)
     order = found[["task", "contrast"]].drop_duplicates()
     table = cells.pivot(index=["task", "contrast"], columns="density", values="text")
     return table.reindex(pd.MultiIndex.from_frame(order))[sorted(table.columns, reverse=True)]
-
-
-def effect_text(row: tuple) -> str:
-    """A difference with its interval in brackets."""
-    interval = f" ({row.low:+.1f} to {row.high:+.1f})" if row.seeds > 1 else ""
-    return f"{row.difference:+.1f}{interval}"

@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 
 from msnlib.files import CHECKOUT
-from msnlib.lab.factorial import effect_text, effects
+from msnlib.lab.differences import Difference, between
+from msnlib.lab.factorial import effects
 from msnlib.lab.pooling import headline, over_seeds
 from msnlib.lab.records import Run, read_records
 from msnlib.lab.report import format_difference
@@ -154,11 +155,23 @@ def _starves(records: pd.DataFrame) -> str:
         ("head whole instead of evened out", "a whole head instead gives"),
     ):
         rows = found[found["contrast"] == contrast]
-        said.append(f"{words} {', '.join(f'{row.task} {effect_text(row)}' for row in rows.itertuples())}")
+        cells = [f"{row.task} {Difference(row.difference, row.low, row.high, row.seeds)}" for row in rows.itertuples()]
+        said.append(f"{words} {', '.join(cells)}")
     return f"at density {found['density'].iloc[0]:g}, in points: {'; '.join(said)}"
 
 
-_OVER_SEEDS: dict[str, Callable[[pd.DataFrame], str]] = {"starves": _starves}
+def _recipe(records: pd.DataFrame) -> str:
+    """Say how far the release's recipe and the controls of as many weights are from ours, trained to convergence."""
+    words = {"as released": "the release's recipe", "random": "random masks", "small": "a small network"}
+    said = []
+    for arm, name in words.items():
+        pair = (arm + CONVERGED, "multitask" + CONVERGED)
+        cells = [f"{task} {between(records, task, *pair)}" for task in records["task"].unique()]
+        said.append(f"{name} {', '.join(cells)}")
+    return f"points from ours, both trained to convergence: {'; '.join(said)}"
+
+
+_OVER_SEEDS: dict[str, Callable[[pd.DataFrame], str]] = {"starves": _starves, "recipe": _recipe}
 _SPECIAL: dict[str, Callable[[Values], str]] = {
     "E5": _scaled,
     "E7": _ensemble,
