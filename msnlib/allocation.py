@@ -29,7 +29,7 @@ from msnlib.subnetworks import (
 from msnlib.switches import PerTask
 
 METHODS = ("gradient", "snip", "magnitude", "random")
-INITS = ("he", "glorot", "authors")
+INITS = ("he", "scored", "glorot", "authors")
 READS = ("none", "all")
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -62,7 +62,7 @@ def allocate(
     Of a tensor with n entries the task gets exactly ``max(1, round(density * n))``, weights and biases apart; of
     equally salient entries those with the lower flat index. Entries are scored on freshly initialised values in a
     network that holds the task on *all* free entries. With ``init="he"`` the chosen ones are then drawn anew, on their
-    kept fan-in; the other inits keep the values that were scored.
+    kept fan-in; the other inits keep the values that were scored, as the release does.
 
     Args:
         net: any module with masked layers.
@@ -78,8 +78,8 @@ def allocate(
         reads: ``"none"``, the paper's: a task sees its own entries alone. ``"all"``: it also uses the entries of
             the tasks before it, which are frozen from now on (PackNet, Mallya & Lazebnik 2018).
         init: values the subnetwork starts from. ``"he"``: normal with variance 2 / fan-in, counting the inputs a
-            unit *keeps*, and a builder's heads start near zero. ``"glorot"``: uniform, the authors' dedicated
-            networks. ``"authors"``: N(0, 0.05), their masked layers. Biases start at 0.
+            unit *keeps*, and a builder's heads start near zero. ``"scored"``: the same from the scored noise.
+            ``"glorot"``: uniform, the authors' controls. ``"authors"``: N(0, 0.05), their masks. Biases start at 0.
         seed: of initial values and random scores; None takes the run's (:func:`~msnlib.seed_everything`).
         rule: which of the scored entries are kept: a name from :data:`~msnlib.selection.RULES` or a function of your
             own, from offers by name to what is kept by name (:class:`~msnlib.selection.Offer`). ``"largest"``: the
@@ -125,8 +125,8 @@ def allocate(
         kept = _choose(rule, tensors, densities, task, before, _scores(net, task, tensors, method, batches, loss, seed))
         for name, tensor in tensors.items():
             _keep(tensor, task, kept[name])
-            if init == "he":
-                _initialise(tensor, task, init, stream("initial values", task, name, seed=seed))
+            if noise := {"he": "initial values", "scored": "scored values"}.get(init):  # scaled to the inputs kept
+                _initialise(tensor, task, init, stream(noise, task, name, seed=seed))
     _warn_dead(tensors, task)
     overlap = [name for name, tensor in tensors.items() if (before[name][tensor[task].positions] > 0).any()]
     if overlap:
@@ -266,7 +266,7 @@ def _initialise(tensor: SharedTensor, task: str, init: str, generator: torch.Gen
     values.copy_(noise.to(values.device)[positions])
     if init == "authors":
         values.mul_(0.05)
-    elif init == "he":
+    elif init in ("he", "scored"):
         # He et al. (2015) through a ReLU. Outputs start near zero instead: with logits of unit size the gradient of an
         # output's weights is mostly its chance bias, a few outputs take all entries and others are never predicted.
         gain = 0.1 if tensor.is_output else math.sqrt(2)

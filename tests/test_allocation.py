@@ -198,7 +198,7 @@ REFUSED = {
     "method of free": (ValueError, "method 'x' is not one of", {"density": "free", "method": "x"}),
     "method": (ValueError, "method 'grad' is not one of gradient, snip, magnitude, random", {"method": "grad"}),
     "reads": (ValueError, "reads 'some' is not one of none, all", {"reads": "some"}),
-    "init": (ValueError, "init 'zeros' is not one of he, glorot, authors", {"init": "zeros"}),
+    "init": (ValueError, "init 'zeros' is not one of he, scored, glorot, authors", {"init": "zeros"}),
     "gradient, no batches": (ValueError, "method 'gradient' needs batches", {"batches": None}),
     "gradient, no loss": (ValueError, "method 'gradient' needs batches", {"loss": None}),
     "snip, no batches": (ValueError, "method 'snip' needs batches", {"method": "snip", "batches": None}),
@@ -581,7 +581,24 @@ def test_a_builders_head_starts_near_zero_and_its_trunk_does_not(make_task):
         assert standard.std().item() == pytest.approx(math.sqrt(variance), rel=0.04)
 
 
-@pytest.mark.parametrize("init", ["he", "glorot", "authors"])
+def test_scored_keeps_the_noise_that_was_scored_on_the_scale_of_he():
+    layers = {init: MaskedLinear(40, 30) for init in ("he", "scored")}
+    for init, layer in layers.items():
+        allocate(layer, "a", 1.0, "random", init=init)
+        assert layer.weight["a"].values.std().item() == pytest.approx(math.sqrt(2 / 40), rel=0.1)
+    cut = MaskedLinear(40, 30)
+    allocate(cut, "a", 0.1, "magnitude", init="scored")
+    noise = layers["scored"].weight["a"].values.detach() * math.sqrt(40 / 2)
+    kept = cut.weight.used_per_unit("a")[cut.weight.unit_of(cut.weight["a"].positions)]
+    largest = noise[cut.weight["a"].positions]
+    assert torch.allclose(cut.weight["a"].values, largest * (2 / kept).sqrt())
+    assert (
+        largest.abs().min() >= noise.abs().sort(descending=True).values[119]
+    )  # magnitude took the largest, and so kept them
+    assert not torch.equal(layers["he"].weight["a"].values, layers["scored"].weight["a"].values)
+
+
+@pytest.mark.parametrize("init", ["he", "scored", "glorot", "authors"])
 def test_an_entrys_noise_depends_on_seed_and_name_only(init):
     def values(others, seed=0, task="a"):
         layer = MaskedLinear(20, 20)
@@ -590,7 +607,7 @@ def test_an_entrys_noise_depends_on_seed_and_name_only(init):
         allocate(layer, task, 0.5, "random", init=init, seed=seed)
         sub, found = layer.weight[task], torch.zeros(400)
         found[sub.positions] = sub.values.detach()
-        if init == "he":  # undo each unit's own scale
+        if init in ("he", "scored"):  # undo each unit's own scale
             kept = (found.view(20, 20) != 0).sum(1, keepdim=True)
             found = (found.view(20, 20) * kept.sqrt()).flatten()
         return found

@@ -316,10 +316,18 @@ def test_a_run_of_the_claim_that_does_not_count_is_named_with_the_reason(out, wr
     for seed in (10, 11):
         _claim_run(seed)
     bad = _claim_run(12, 10.0, **wrong)
+    _save("E1", 0, _pair(90.0, 97.0))
     table = claim_table(out, _declared())
-    assert table[["seeds", "difference", "evidence"]].values.tolist() == [[2, 0.0, "claim"]]
-    assert table.attrs["refused"] == {bad.name: reason}
+    others = {name: why for name, why in table.attrs["refused"].items() if name != bad.name}
+    assert table.attrs["refused"][bad.name] == reason
+    assert list(others.values()) == ["2 of 3 declared seeds: they count once all are made"] * 2
+    assert table[["seeds", "difference", "evidence"]].values.tolist() == [[1, -7.0, "exploration"]]
     assert f"- Not counted, {reason}: {bad.name}." in claim_section(table).splitlines()
+    bad.unlink()
+    _claim_run(12)
+    table = claim_table(out, _declared())
+    assert table[["seeds", "difference", "evidence"]].values.tolist() == [[3, 0.0, "claim"]]
+    assert table.attrs["refused"] == {}
 
 
 def test_a_run_of_the_claim_without_any_recorded_split_does_not_count(out):

@@ -10,11 +10,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "benchmark": ["product_ratios", "race", "ratio", "waiting"],
         "claim": ["claim_table", "claim_verdicts"],
         "design": ["read_design"],
+        "differences": ["between"],
         "experiments": [
-            *("CONTROLS", "SUFFIXES", "choose_device", "comparison", "controls", "print_forgetting", "record"),
-            *("record_phases", "start"),
+            *("CONTROLS", "SUFFIXES", "choose_device", "comparison", "controls", "of_all_seeds"),
+            *("print_forgetting", "record", "record_phases", "start"),
         ],
         "exercises": ["outcome", "unaided"],
+        "factorial": ["HEADS", "VALUES", "Mask", "effects", "effects_table"],
         "figures": ["forest", "results"],
         "networks": [
             *("allocation_table", "dead_outputs", "dedicated", "describe", "idle_units", "narrow", "permuted"),

@@ -87,9 +87,10 @@ def claim_table(folder: Path | str, design: Design) -> pd.DataFrame:
     networks.
 
     Runs of the design's seeds are the ``evidence`` "claim". They count if they come from an unchanged work tree, with
-    no parameter set by hand, each seed with its own split of the data; ``attrs["refused"]`` names those that do not,
-    with the reason. An experiment without any shows "exploration": the runs of `msnlib.lab.pooling.headline` among the
-    other seeds, never ``quick``.
+    no parameter set by hand, each seed with its own split of the data, and once all seeds of their notebook are there:
+    nobody can stop while the verdict pleases. ``attrs["refused"]`` names those that do not count, with the reason. An
+    experiment without any shows "exploration": the runs of `msnlib.lab.pooling.headline` among the other seeds, never
+    ``quick``.
 
     Columns: means of the metric (``subnetwork``, ``control``). ``difference``, ``low``, ``high`` and ``margin`` in
     points of accuracy, or in per cent of the control's squared error; positive is better. ``interval`` says what
@@ -230,6 +231,12 @@ def _sorted_out(records: pd.DataFrame, design: Design) -> tuple[pd.DataFrame, di
             refused[row["file"]] = reason
         else:
             evidence[row["file"]] = "claim"
+    for (notebook, profile), seeds in design.runs.items():
+        same = plain[plain["notebook"].eq(notebook) & plain["profile"].eq(profile)]
+        made = same[same["file"].map(evidence) == "claim"]
+        if set(made["seed"]) != seeds:
+            words = f"{made['seed'].nunique()} of {len(seeds)} declared seeds: they count once all are made"
+            refused |= dict.fromkeys(made["file"], words)
     plain = plain[~plain["file"].isin(list(refused))]
     return plain.assign(evidence=plain["file"].map(evidence)), refused
 

@@ -202,15 +202,9 @@ def print_forgetting(sequence: SequenceHistory, kind: str = "") -> None:
         print(f"{kind}{task}: forgetting {lost}, largest change of any output {sequence.moved[task]}")
 
 
-def comparison(run: Run) -> pd.DataFrame:
-    """Ours against the published figures.
-
-    Args:
-        run: one in ``quick`` uses other data than the paper: nothing is published.
-
-    Returns:
-        A row per task and arm, its numbers as texts. The mean is over this run and those runs of other seeds of its
-        pool (:mod:`msnlib.lab.pooling`) whose records lie under ``$MSNLIB_REPORTS``, as ``msn run`` sets it.
+def of_all_seeds(run: Run) -> pd.DataFrame:
+    """The results of a run and of its pool's other seeds (:mod:`msnlib.lab.pooling`), whose records lie under
+    ``$MSNLIB_REPORTS``, as ``msn run`` sets it: a row per task, arm, metric and seed, a task's arms together.
     """
     own = run.records()
     folder = os.environ.get("MSNLIB_REPORTS")
@@ -218,9 +212,21 @@ def comparison(run: Run) -> pd.DataFrame:
     others = others[(others["notebook"] == run.notebook) & (others["seed"] != run.configuration["seed"])]
     both = pooled(pd.concat([own, others])) if len(others) else pooled(own)
     mine = both[both["fixed"] == both["fixed"].iloc[0]].copy()
+    mine["task"] = pd.Categorical(mine["task"], mine["task"].unique())
+    return mine.sort_values("task", kind="stable").astype({"task": str})
+
+
+def comparison(run: Run) -> pd.DataFrame:
+    """Ours against the published figures.
+
+    Args:
+        run: one in ``quick`` uses other data than the paper: nothing is published.
+
+    Returns:
+        A row per task and arm, its numbers as texts. The mean is that of :func:`of_all_seeds`.
+    """
+    mine = of_all_seeds(run)
     quick = run.configuration["profile"] == "quick"
-    mine["task"] = pd.Categorical(mine["task"], mine["task"].unique())  # a task's arms one below the other
-    mine = mine.sort_values("task", kind="stable").astype({"task": str})
     table = over_seeds(mine, ["task", "arm", "metric"]).reset_index()
     first = mine.drop_duplicates(["task", "arm", "metric"])
     table.insert(3, "this run", list(first["value"]))

@@ -7,6 +7,8 @@ from typing import Any
 import pandas as pd
 
 from msnlib.files import CHECKOUT
+from msnlib.lab.differences import Difference, between
+from msnlib.lab.factorial import effects
 from msnlib.lab.pooling import headline, over_seeds
 from msnlib.lab.records import Run, read_records
 from msnlib.lab.report import format_difference
@@ -19,6 +21,8 @@ def summary(record: dict[str, Any]) -> str:
     """Return what a run found, as `msnlib.lab.records.read_record` gives its record: a sentence, or the number of
     results where none of its tasks has both a subnetwork and a network of its own.
     """
+    if record["experiment"] in _OVER_SEEDS and record["results"]:
+        return _OVER_SEEDS[record["experiment"]](pd.DataFrame(record["results"]).assign(seed=0))
     values = {(row["task"], row["arm"], row["metric"]): row["value"] for row in record["results"]}
     said = _SPECIAL.get(record["experiment"], _differences)(values)
     return said or f"{len(values)} result{'s' * (len(values) != 1)}"
@@ -58,6 +62,8 @@ def full_size(experiment: str, notebook: str, reports: Path) -> str:
             for row in rows.itertuples()
         ]
         return f"{scope}; one network against a network for each task, 90 % intervals): {'; '.join(cells)}."
+    if experiment in _OVER_SEEDS:
+        return f"{scope}, 90 % intervals): {_OVER_SEEDS[experiment](records)}."
     means = over_seeds(records, ["task", "arm", "metric"])["mean"].rename("value").reset_index()
     return f"{scope}, means): {summary({'experiment': experiment, 'results': means.to_dict('records')})}."
 
@@ -137,6 +143,35 @@ def _performance(values: Values) -> str:
     return f"a training step at batch 32, times as fast as dense networks: {', '.join(cells)}" if cells else ""
 
 
+def _starves(records: pd.DataFrame) -> str:
+    """Say at the smallest density how far random masks are ahead, and what becomes of that when no output starves."""
+    found = effects(records)
+    found = found[found["density"] == found["density"].min()]
+    said = []
+    for contrast, words in (
+        ("random instead of scores", "random masks ahead of the paper's by"),
+        ("head evened out", "evening out the paper's head gives"),
+        ("random instead of scores, heads evened out", "random masks then ahead by"),
+        ("head whole instead of evened out", "a whole head instead gives"),
+    ):
+        rows = found[found["contrast"] == contrast]
+        cells = [f"{row.task} {Difference(row.difference, row.low, row.high, row.seeds)}" for row in rows.itertuples()]
+        said.append(f"{words} {', '.join(cells)}")
+    return f"at density {found['density'].iloc[0]:g}, in points: {'; '.join(said)}"
+
+
+def _recipe(records: pd.DataFrame) -> str:
+    """Say how far the release's recipe and the controls of as many weights are from ours, trained to convergence."""
+    words = {"as released": "the release's recipe", "random": "random masks", "small": "a small network"}
+    said = []
+    for arm, name in words.items():
+        pair = (arm + CONVERGED, "multitask" + CONVERGED)
+        cells = [f"{task} {between(records, task, *pair)}" for task in records["task"].unique()]
+        said.append(f"{name} {', '.join(cells)}")
+    return f"points from ours, both trained to convergence: {'; '.join(said)}"
+
+
+_OVER_SEEDS: dict[str, Callable[[pd.DataFrame], str]] = {"starves": _starves, "recipe": _recipe}
 _SPECIAL: dict[str, Callable[[Values], str]] = {
     "E5": _scaled,
     "E7": _ensemble,
@@ -144,6 +179,5 @@ _SPECIAL: dict[str, Callable[[Values], str]] = {
     "forgetting": _forgetting,
     "capacity": _capacity,
     "density": _density,
-    "fan_in": _density,
     "performance": _performance,
 }

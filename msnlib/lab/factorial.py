@@ -1,0 +1,87 @@
+"""The factorial of notebook 15: what a mask's scores, its head and the values it starts from are each worth."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pandas as pd
+
+from msnlib.lab.differences import Difference, over_pairs
+from msnlib.training import CONVERGED
+
+HEADS = ("cut", "evened", "whole")
+VALUES = ("redrawn", "kept")
+SCORES = "scores"  # stands in a contrast for the saliency that is compared with a random one
+
+
+class Mask(NamedTuple):
+    """One way to make a task's subnetwork.
+
+    Attributes:
+        saliency: how its weights are scored.
+        head: ``cut``: chosen as in the paper. ``evened``: the outputs share the head's weights evenly. ``whole``: every
+            weight of the head. ``constant``: all units of all layers share their layer's weights evenly.
+        values: ``redrawn`` after scoring, or ``kept``: the noise that was scored.
+    """
+
+    saliency: str
+    head: str = "cut"
+    values: str = "redrawn"
+
+    def arm(self, density: float) -> str:
+        """Its name in records."""
+        return f"density {density:g} {', '.join(self)}"
+
+
+_ARM = r"^density (?P<density>[\d.]+) (?P<saliency>\w+), (?P<head>\w+), (?P<values>\w+)" + f", {CONVERGED.name}$"
+
+
+def _all(saliency: str, values: str) -> list[Mask]:
+    return [Mask(saliency, head, values) for head in HEADS]
+
+
+# What is asked -> the masks on one side and on the other; of several the mean counts.
+CONTRASTS: dict[str, tuple[list[Mask], list[Mask]]] = {
+    "random instead of scores": ([Mask("random")], [Mask(SCORES)]),
+    "head evened out": ([Mask(SCORES, "evened")], [Mask(SCORES)]),
+    "head whole instead of evened out": ([Mask(SCORES, "whole")], [Mask(SCORES, "evened")]),
+    "all units evened out instead of the head": ([Mask(SCORES, "constant")], [Mask(SCORES, "evened")]),
+    "random instead of scores, heads evened out": ([Mask("random", "evened")], [Mask(SCORES, "evened")]),
+    "random instead of scores, heads whole": ([Mask("random", "whole")], [Mask(SCORES, "whole")]),
+    "scored values kept": (_all(SCORES, "kept"), _all(SCORES, "redrawn")),
+    "values kept, random masks (nothing to expect)": (_all("random", "kept"), _all("random", "redrawn")),
+}
+
+
+def effects(records: pd.DataFrame) -> pd.DataFrame:
+    """Every contrast, for each task and density, over the seeds of one pool.
+
+    Args:
+        records: of this experiment; tasks, arms and values after training to convergence.
+
+    Returns:
+        A row per task, density and contrast: the mean ``difference`` in points of accuracy, positive where the first
+        side is better; ``low`` and ``high``, its 90 % t interval over seeds (none for a single seed); ``seeds``.
+    """
+    parts = records["arm"].str.extract(_ARM)
+    rows = records.assign(**parts)[parts["density"].notna() & records["metric"].eq("accuracy")]
+    cells = rows.set_index(["task", "density", "seed", "saliency", "head", "values"])["value"]
+    found = []
+    for (task, density), group in cells.groupby(level=["task", "density"], sort=False):
+        table = group.droplevel(["task", "density"]).unstack(["saliency", "head", "values"])
+        scored = next((name for name in table.columns.unique("saliency") if name != "random"), "random")
+        for contrast, sides in CONTRASTS.items():
+            one, other = ([(scored if m.saliency == SCORES else m.saliency, *m[1:]) for m in side] for side in sides)
+            if set(one + other) <= set(table.columns):
+                difference = over_pairs(table[one].mean(axis=1), table[other].mean(axis=1))
+                found.append({"task": task, "density": float(density), "contrast": contrast, **difference._asdict()})
+    return pd.DataFrame(found, columns=["task", "density", "contrast", *Difference._fields])
+
+
+def effects_table(found: pd.DataFrame) -> pd.DataFrame:
+    """`effects` as texts: a row per task and contrast, a column per density, largest first."""
+    texts = [str(Difference(*row)) for row in found[[*Difference._fields]].itertuples(index=False)]
+    cells = found.assign(text=texts)
+    order = found[["task", "contrast"]].drop_duplicates()
+    table = cells.pivot(index=["task", "contrast"], columns="density", values="text")
+    return table.reindex(pd.MultiIndex.from_frame(order))[sorted(table.columns, reverse=True)]
