@@ -6,7 +6,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ class Schedule:
         batch_size: examples.
         optimizer, learning_rate: see :func:`fit`.
         seed: of batches and random layers.
+        precision: what forward and backward compute in, see :func:`fit`.
     """
 
     epochs: int
@@ -37,6 +38,7 @@ class Schedule:
     optimizer: Callable[..., torch.optim.Optimizer]
     learning_rate: float
     seed: int
+    precision: torch.dtype | None = None
 
 
 class Learner:
@@ -52,6 +54,9 @@ class Learner:
         if not self.values:
             raise ValueError(f"task {task.name!r} has no parameter that can be trained")
         self.net, self.schedule, self.task = net, schedule, task.to(self.values[0].device)
+        if schedule.precision is not None and self.values[0].dtype != torch.float32:
+            found = str(self.values[0].dtype).removeprefix("torch.")
+            raise ValueError(f"task {task.name!r}: precision bfloat16 is for weights in float32, not {found}")
         self._kept: list[Tensor] | None = None
         self.begin()
 
@@ -84,12 +89,15 @@ class Learner:
                 x, y = next(batches)
                 self.optimizer.zero_grad()
                 with activated(found, name):
-                    loss = self.task.loss(self.net(x), y)
+                    with self._precision():
+                        outputs = self.net(x)
+                    loss = self.task.loss(outputs.to(self.values[0].dtype), y)
                     loss.backward()
                 self.optimizer.step()
                 total += loss.item()
         _check_finite(name, "training", total, number)
-        measured = evaluate(self.net, self.task, split="valid")[name]
+        with self._precision():
+            measured = evaluate(self.net, self.task, split="valid")[name]
         _check_finite(name, "validation", measured["loss"], number)
         valid = {"valid_loss": measured["loss"], "valid_score": measured[self.task.metric]}
         seconds = time.perf_counter() - start
@@ -121,6 +129,10 @@ class Learner:
         while True:
             batches = self.task.batches("train", size, generator=self.order)
             yield from joined(batches) if join else batches
+
+    def _precision(self) -> AbstractContextManager:
+        precision = self.schedule.precision
+        return nullcontext() if precision is None else torch.autocast(self.values[0].device.type, precision)
 
     @contextmanager
     def _own_numbers(self) -> Iterator[None]:

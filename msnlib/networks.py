@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from msnlib.images import available, images
 from msnlib.isolation import load_whole
 from msnlib.layers import MaskedConv2d, MaskedLinear, SharedTensor
 from msnlib.seeding import stream
@@ -109,6 +110,8 @@ class MultitaskNetwork(nn.Module):
         x = self.stems(x)
         if x.dim() == 4:  # convolutions are about 1.4 times as fast so on a CPU
             x = x.to(memory_format=torch.channels_last)
+            if available(self.trunk, x):
+                return self.heads(images(self.trunk, x))
         return self.heads(self.trunk(x))
 
     def plain(self, task: str) -> nn.Sequential:

@@ -150,6 +150,7 @@ def fit(
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
     batch_size: int | None = None,
     seed: int | None = None,
+    precision: torch.dtype | None = None,
     learner: Callable[[nn.Module, Task, Schedule], Learner] = make,
 ) -> History:
     """Train tasks in parallel: epoch by epoch, each of them on its own data.
@@ -171,6 +172,9 @@ def fit(
         optimizer: called as ``optimizer(parameters, lr=learning_rate)``; one whose step needs no closure.
         batch_size: None takes the tasks' own (in a group the largest, as published).
         seed: of batches and random layers; None takes the run's.
+        precision: of forward and backward. None is that of the weights; ``torch.bfloat16`` is bfloat16 wherever
+            ``torch.autocast`` finds it safe: about twice as fast on a CPU with AVX512-bf16 or AMX and on most GPUs.
+            Weights, losses and optimizer stay in float32.
         learner: what trains each task; :class:`Learner` unless a store of epochs is in use (``msnlib.lab.stored``).
 
     Raises:
@@ -184,7 +188,7 @@ def fit(
     rules = [stopping] if isinstance(stopping, Stopping) else list(stopping)
     if not group or not rules:
         raise ValueError("fit needs at least one task and one stopping rule")
-    _check_schedule(epochs, learning_rate, batch_size, rules)
+    _check_schedule(epochs, learning_rate, batch_size, rules, precision)
     for task in group:
         check_fits(net, task, "train", "valid")
     names = [task.name for task in group]
@@ -193,7 +197,7 @@ def fit(
     size = batch_size or max(task.batch_size for task in group)
     steps = max(steps_of(net, task, size) for task in group)
     seed = torch.initial_seed() if seed is None else seed
-    schedule = Schedule(epochs, steps, size, optimizer, learning_rate, seed)
+    schedule = Schedule(epochs, steps, size, optimizer, learning_rate, seed, precision)
     learners = {task.name: learner(net, task, schedule) for task in group}
     groups = [(rule, each) for rule in rules for each in ([[name] for name in names] if rule.per_task else [names])]
     watches = [_Watch(rule, each, {name: learners[name].keep() for name in each}) for rule, each in groups]
@@ -231,6 +235,7 @@ def _check_schedule(
     learning_rate: float = 1.0,
     batch_size: int | None = None,
     stopping: Stopping | Sequence[Stopping] = (),
+    precision: torch.dtype | None = None,
     **_: Any,
 ) -> None:
     for name, count in (("epochs", epochs), ("batch_size", 1 if batch_size is None else batch_size)):
@@ -238,6 +243,8 @@ def _check_schedule(
             raise ValueError(f"{name} {count!r} must be at least 1, a whole number")
     if not 0 < learning_rate < math.inf:
         raise ValueError(f"learning_rate {learning_rate} must be above 0 and finite")
+    if precision not in (None, torch.bfloat16):
+        raise ValueError(f"precision {precision!r} must be torch.bfloat16, or None for that of the weights")
     names = [] if isinstance(stopping, Stopping) else [rule.name for rule in stopping]
     if len(set(names)) < len(names):
         raise ValueError(f"two stopping rules have one name: {', '.join(names)}")

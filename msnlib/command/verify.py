@@ -43,11 +43,14 @@ def repetition(folder: Path, notebooks: Path) -> Job:
     overrides = record["run"].get("overrides", {})
     if "split_seed" in declared(notebook) and "split_seed" not in configuration:
         overrides = overrides | {"split_seed": 0}  # before notebooks had it, all seeds had this split
+    own = declared(notebook).get("precision")
+    if own and configuration.get("precision") in own.choices:
+        overrides = overrides | {"precision": configuration["precision"]}  # what auto was there
     given = sorted(overrides.items())
     (job,) = plan([notebook], configuration["profile"], [configuration["seed"]], given)
     for name, now in job.configuration.items():
         then = configuration.get(name, now)  # a parameter the run did not record, or did not have yet
-        if then != now is not None:  # None is what the notebook works out itself
+        if then != now and now not in (None, "auto"):  # what the notebook works out itself
             raise UsageError(f"{folder}: parameter {name} was {then!r}, and is {now!r} in {notebook} now")
     return job
 

@@ -13,6 +13,7 @@ from torch import nn
 from msnlib.lab.networks import Builder, dead_outputs, dedicated, narrow
 from msnlib.lab.plots import style
 from msnlib.lab.pooling import over_seeds, pooled
+from msnlib.lab.precision import choose_precision
 from msnlib.lab.published import published_value
 from msnlib.lab.records import TEST_ROWS, Run, read_records
 from msnlib.lab.report import format_value
@@ -45,6 +46,7 @@ def start(
     device: str,
     threads: int | None = None,
     dtype: torch.dtype | None = None,
+    precision: str | None = None,
     **configuration: Any,
 ) -> Started:
     """Begin a run: the record that checks every parameter, then seeds, threads, torch's default dtype and the style.
@@ -58,6 +60,9 @@ def start(
         profile, seed, configuration: everything that decides the results, and is recorded; see :class:`Run`.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; recorded as it is given.
         threads: CPU threads; None is one, for a notebook without such a parameter, and is not recorded.
+        precision: of forward and backward in training, see :func:`msnlib.lab.precision.choose_precision`; recorded as
+            what it is here. The setting's ``"precision"`` is then what :func:`~msnlib.fit` takes. None, for a notebook
+            without such a parameter, is that of the weights, and is not recorded.
         dtype: of every tensor; None takes the setting's ``"dtype"``, else float32.
 
     Returns:
@@ -67,14 +72,18 @@ def start(
         ParameterError: a parameter that is not allowed.
         ValueError: no setting for this profile, or a GPU is named and there is none.
     """
-    recorded = {"device": device} if threads is None else {"device": device, "threads": threads}
+    recorded = {"device": device} | {n: v for n, v in (("threads", threads), ("precision", precision)) if v is not None}
     run = Run(experiment, notebook=notebook, profile=profile, seed=seed, **recorded, **configuration)
     if settings is not None and profile not in settings:
         raise ValueError(f"profile {profile!r} has no setting in {notebook}, which has {', '.join(settings)}")
     setting = {} if settings is None else dict(settings[profile])
     chosen = choose_device(device)
+    dtype = dtype or setting.get("dtype", torch.float32)
+    if precision is not None:
+        run.configuration["precision"] = choose_precision(precision, profile, chosen, dtype)
+        setting["precision"] = torch.bfloat16 if run.configuration["precision"] == "bfloat16" else None
     seed_everything(seed, 1 if threads is None else threads)
-    torch.set_default_dtype(dtype or setting.get("dtype", torch.float32))
+    torch.set_default_dtype(dtype)
     style()
     run.stored = activate()
     return Started(run, setting, chosen)

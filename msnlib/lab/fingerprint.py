@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from msnlib.lab.precision import fast_bfloat16
 from msnlib.lab.records import NUMERICS, digest
 from msnlib.layers import SharedTensor
 from msnlib.learner import Learner
@@ -58,11 +59,11 @@ def facts(learner: Learner) -> dict[str, Any]:
         "batch_size": schedule.batch_size,
         "steps": schedule.steps,
         "random": digest([_tensor(order), {name: _tensor(state) for name, state in learner.random.items()}]),
-        **_arithmetic(learner.values[0].device),
+        **_arithmetic(learner.values[0].device, schedule.precision),
     }
 
 
-def _arithmetic(device: torch.device) -> dict[str, Any]:
+def _arithmetic(device: torch.device, precision: torch.dtype | None) -> dict[str, Any]:
     """What sums and products depend on, beside their operands."""
     found = {
         "torch": torch.__version__,
@@ -77,7 +78,9 @@ def _arithmetic(device: torch.device) -> dict[str, Any]:
         "mkl": torch.backends.mkl.is_available(),  # whether products can leave out zeros
         "mkldnn": torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled,
     }
-    if torch.is_autocast_enabled(device.type):
+    if precision is not None:
+        found["autocast"] = [str(precision), fast_bfloat16(device)]
+    elif torch.is_autocast_enabled(device.type):
         found["autocast"] = str(torch.get_autocast_dtype(device.type))
     if device.type == "cuda":
         found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
