@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from front import write_parts
@@ -75,7 +76,7 @@ def write_source(notebooks: list[Path], source: Path) -> None:
     for path in source.glob("**/*.md"):
         path.write_text(linked(path.read_text(encoding="utf-8"), pages), encoding="utf-8")
     for path in notebooks:
-        write_pages(path, ROOT / "reports", source / "notebooks")
+        write_pages(path, ROOT / "reports", source / "notebooks", partial(linked, pages=pages))
     write_api(source / "api")
 
 

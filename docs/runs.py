@@ -6,16 +6,23 @@ import inspect
 import json
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from msnlib.lab import plots
+from msnlib.lab import figures, pictures, plots
 from msnlib.lab.notebooks import read_notebook, source_of, sources
 from msnlib.lab.parameters import PROFILES
 from msnlib.lab.records import read_record
 
 _log = logging.getLogger(__name__)
+_DRAWING = {
+    name: function
+    for module in (plots, pictures, figures)
+    for name, function in vars(module).items()
+    if inspect.isfunction(function) and function.__module__ == module.__name__ and name not in ("style", "legend")
+}
 RESULTS = "results.md"  # the page of the site with the numbers of full-size runs
 
 
@@ -45,7 +52,7 @@ class Execution:
     @property
     def command(self) -> str:
         settings = "".join(f" -p {name} {value}" for name, value in self.overrides.items())
-        number = self.path.stem.partition("_")[0].lstrip("0")
+        number = self.path.stem.partition("_")[0].lstrip("0") or "0"
         return f"msn run {number} --profile {self.profile} --seeds {self.seed}{settings}"
 
     @property
@@ -73,13 +80,20 @@ def executions(notebook: Path, reports: Path) -> list[Execution]:
     return sorted(found, key=lambda run: (run.overrides != {}, PROFILES.index(run.profile), run.seed, run.folder))
 
 
-def write_pages(notebook: Path, reports: Path, out: Path) -> None:
-    """Write ``<out>/<notebook>.ipynb``, the run to read first, and every other run into a folder of that name."""
+def write_pages(notebook: Path, reports: Path, out: Path, linked: Callable[[str], str] = str) -> None:
+    """Write ``<out>/<notebook>.ipynb``, the run to read first, and every other run into a folder of that name.
+
+    ``linked`` sets the links of a text in Markdown to the site.
+    """
     runs = executions(notebook, reports)
     for run in runs:
         page = out / _address(run, runs).removeprefix("/notebooks/")
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(json.dumps(_page(run, runs, reports)), encoding="utf-8")
+        content = _page(run, runs, reports)
+        for cell in content["cells"]:
+            if cell["cell_type"] == "markdown":
+                cell["source"] = linked(source_of(cell))
+        page.write_text(json.dumps(content), encoding="utf-8")
 
 
 def _page(run: Execution, runs: list[Execution], reports: Path) -> dict[str, Any]:
@@ -143,7 +157,7 @@ def _address(run: Execution, runs: list[Execution]) -> str:
 def alternative(heading: str, code: str, before: str) -> str:
     """Return the text for the figures that a cell draws, for those who cannot see them.
 
-    What the drawing function of `msnlib.lab.plots` says of itself, else the labels of the axes, else how the Markdown
+    What the drawing function of `msnlib.lab` says of itself, else the labels of the axes, else how the Markdown
     ``before`` the cell ends; always with the ``heading`` of the section.
     """
     section = _plain(heading)
@@ -152,8 +166,8 @@ def alternative(heading: str, code: str, before: str) -> str:
         calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
         for call in calls:
             name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-            function = vars(plots).get(name)
-            if name != "style" and inspect.isfunction(function) and function.__module__ == plots.__name__:
+            function = _DRAWING.get(name)
+            if function is not None:
                 return f"{section} {_plain(inspect.getdoc(function).partition(chr(10) * 2)[0])}"
         labels: dict[str, list[str]] = {"ylabel": [], "xlabel": []}
         for call in calls:

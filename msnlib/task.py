@@ -34,6 +34,7 @@ class Task:
         description: one line for a table: what it is and where it came from.
         test_rows: which rows of the dataset the test part holds, in its order, where it was drawn anew; None where it
             is the dataset's own.
+        labels: names of the classes, for figures; empty where they are numbers.
 
     Raises:
         ValueError: unknown kind, or parts that are none of such a task, by the name of task and part.
@@ -49,6 +50,7 @@ class Task:
     vocabulary: int | None = None
     description: str = ""
     test_rows: tuple[int, ...] | None = None
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._require(isinstance(self.name, str) and self.name, "its name must be a string that is not empty")
@@ -57,6 +59,8 @@ class Task:
             self._require(_counts(getattr(self, what)), f"{what} {getattr(self, what)!r} must be at least 1")
         enough = self.kind != "classification" or self.outputs > 1
         self._require(enough, "one output tells no classes apart: give at least 2, or kind 'binary'")
+        named = len(self.labels)
+        self._require(named in (0, self.outputs), f"labels names {named} classes of {self.outputs}: give all, or ()")
         for part in SPLITS:
             pair = getattr(self, part)
             if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(t, Tensor) for t in pair)):
@@ -238,7 +242,8 @@ class Task:
             chosen[s] = (x[rows], same[rows].to(torch.int64).argmax(1))
         if self.test_rows is not None:
             chosen["test_rows"] = tuple(torch.tensor(self.test_rows)[rows.cpu()].tolist())  # the test part comes last
-        return replace(self, name=name, outputs=len(keep), **chosen)
+        labels = tuple(self.labels[label] for label in keep) if self.labels else ()
+        return replace(self, name=name, outputs=len(keep), labels=labels, **chosen)
 
 
 def _counts(value: object) -> bool:

@@ -670,7 +670,7 @@ def objects(tmp_path, monkeypatch):
     """A root folder with 5 + 1 images of each class, which is made the number to be expected. The value is cifar10/."""
     monkeypatch.setattr(readers, "_CIFAR_COUNTS", {"train": 5, "test": 1})
     for part, count in readers._CIFAR_COUNTS.items():
-        for label, name in enumerate(readers._CIFAR_CLASSES):
+        for label, name in enumerate(readers.CIFAR_CLASSES):
             folder = tmp_path / "cifar10" / part / name
             folder.mkdir(parents=True)
             for n in range(count):

@@ -1,5 +1,7 @@
 """Tasks: what cannot be one is refused where it is made; other inputs, fewer classes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -26,6 +28,13 @@ def test_chosen_classes_are_relabelled_in_the_order_given():
     assert x.tolist() == [[0.0, 1.0], [2.0, 3.0], [6.0, 7.0]] and y.tolist() == [1, 0, 0]
     assert y.dtype == torch.int64 and part.outputs == 2 and part.name == "part"
     assert TASK.test[1].tolist() == [0, 2, 1, 2]
+
+
+def test_classes_keep_their_names():
+    named = replace(TASK, labels=("boot", "coat", "bag"))
+    assert named.classes([2, 0], "part").labels == ("bag", "boot")
+    with pytest.raises(ValueError, match="'t': labels names 3 classes of 4"):
+        replace(named, outputs=4)
 
 
 @pytest.mark.parametrize("keep", [[0, 0], [3], [-1, 0]])

@@ -180,7 +180,7 @@ def words_of(text: str) -> str:
 
 
 _CIFAR_COUNTS = {"train": 5_000, "test": 1_000}  # of each class
-_CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _CIFAR_SIZE = 28  # of 32: the published experiment gives all its images one shape
 
 
@@ -197,7 +197,7 @@ def cifar10(root: Path) -> Raw:
         raw = _read_cifar_batches(root)
     elif images.is_dir():
         advice = "put the images back, or remove the folder to have torchvision's files downloaded"
-        raw = _labelled_folders(images, _CIFAR_COUNTS, _CIFAR_CLASSES, "*.jpg", _read_cifar_image, np.uint8, advice)
+        raw = _labelled_folders(images, _CIFAR_COUNTS, CIFAR_CLASSES, "*.jpg", _read_cifar_image, np.uint8, advice)
         raw = raw._replace(source="from an image folder (JPEG)")
     else:
         raise DataError(

@@ -40,7 +40,7 @@ class Dataset:
             stratified.
         kind: the task's kind, see :class:`~msnlib.task.Task`; it says how y is encoded.
         encode_x: given the training x, returns the function that turns the x of any part into a tensor.
-        outputs, batch_size, vocabulary: see :class:`~msnlib.task.Task`.
+        outputs, batch_size, vocabulary, labels: see :class:`~msnlib.task.Task`.
         bundled: whether the data comes with scikit-learn or is made by code: no file and no network is needed.
     """
 
@@ -53,6 +53,7 @@ class Dataset:
     batch_size: int = 32
     vocabulary: int | None = None
     bundled: bool = True
+    labels: tuple[str, ...] = ()
 
 
 def datasets() -> list[Dataset]:
@@ -112,7 +113,7 @@ def load_task(
     parts = {"train": (x[train], y[train]), "valid": (x[valid], y[valid]), "test": (x_test[:limit], y_test[:limit])}
     encode_x = dataset.encode_x(parts["train"][0])
     encode_y = _ENCODE_Y[dataset.kind](parts["train"][1])
-    copied = ("name", "kind", "outputs", "batch_size", "vocabulary")
+    copied = ("name", "kind", "outputs", "batch_size", "vocabulary", "labels")
     return Task(
         **{attribute: getattr(dataset, attribute) for attribute in copied},
         **{part: (encode_x(a), encode_y(b)) for part, (a, b) in parts.items()},
@@ -277,8 +278,10 @@ def _column(number: int) -> Callable[[np.ndarray], np.ndarray]:
 _faces = partial(_of_many, readers.utkface)
 _drawn = partial(_of_many, lambda _: invented.figures())
 
+_TEN = tuple("0123456789")
+_CLOTHES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 _IMAGES = {"kind": "classification", "encode_x": _pixels(255), "outputs": 10, "batch_size": 512, "bundled": False}
-_DIGITS = {"kind": "classification", "encode_x": _pixels(16), "outputs": 10, "batch_size": 64}
+_DIGITS = {"kind": "classification", "encode_x": _pixels(16), "outputs": 10, "batch_size": 64, "labels": _TEN}
 _WORDS = {"kind": "binary", "encode_x": _words(10_000, 128), "vocabulary": 10_000, "bundled": False}
 _INK = {"kind": "binary", "encode_x": _indices, "vocabulary": 17, "batch_size": 64}
 _FACE = {"kind": "classification", "encode_x": _pixels(255), "batch_size": 256, "bundled": False}
@@ -307,11 +310,11 @@ _WINES = "178 wines, 3 cultivars (scikit-learn)"
 _PATIENTS = "442 patients, disease progression after a year (Efron et al. 2004, scikit-learn)"
 _wine, _diabetes = (_bundled(partial(load, return_X_y=True)) for load in (load_wine, load_diabetes))
 _ROWS = (
-    Dataset("mnist", _NUMERALS, partial(readers.idx, "MNIST"), **_IMAGES),
-    Dataset("fashion", _GARMENTS, partial(readers.idx, "FashionMNIST"), **_IMAGES),
+    Dataset("mnist", _NUMERALS, partial(readers.idx, "MNIST"), **_IMAGES, labels=_TEN),
+    Dataset("fashion", _GARMENTS, partial(readers.idx, "FashionMNIST"), **_IMAGES, labels=_CLOTHES),
     Dataset("boston", _TRACTS, readers.boston, "regression", _min_max, bundled=False),
     Dataset("imdb", _FILMS, readers.imdb, **_WORDS),
-    Dataset("cifar10", _OBJECTS, readers.cifar10, **_IMAGES),
+    Dataset("cifar10", _OBJECTS, readers.cifar10, **_IMAGES, labels=readers.CIFAR_CLASSES),
     Dataset("reuters", _NEWSWIRES, _splitting(newswires.reuters), **_WIRES),
     Dataset("utkface_age", f"age in 10 bins of {_FACES}", _faces(_decade), **_FACE, outputs=10),
     Dataset("utkface_gender", f"gender, one of 2, of {_FACES}", _faces(_column(1)), **_FACE | {"kind": "binary"}),

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from msnlib.lab.claim import CAPPED
-from msnlib.lab.findings import TASKS, capacity
+from msnlib.lab.findings import capacity
+from msnlib.lab.looks import title
 from msnlib.lab.plots import LINES, legend_of
 from msnlib.lab.pooling import headline, over_seeds
 from msnlib.lab.published import published_table, published_value, repeating_arm
@@ -85,7 +86,7 @@ def overview(records: pd.DataFrame, claim: pd.DataFrame) -> Figure:
         _mark(left, y, row, markersize=8)
     left.axvline(0, color="0.6", linewidth=1)
     left.axvline(-1, color="black", linestyle=":")
-    left.set_yticks(range(len(rows)), [f"{r.experiment} {TASKS.get(r.task, r.task)}" for r in rows.itertuples()])
+    left.set_yticks(range(len(rows)), [f"{r.experiment} {title(r.task)}" for r in rows.itertuples()])
     left.set(ylim=(max(len(rows), 1) - 0.4, -0.6), xlim=(-_EDGE, _EDGE), title="Is anything lost? (published size)")
     left.set_xlabel("worse    |    better than a network of its own\n-1 (dotted): the loss that would matter")
     for word in dict.fromkeys(rows["verdict"]):

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from msnlib.lab.claim import claim_verdicts
+from msnlib.lab.looks import title
 from msnlib.lab.pooling import headline, over_seeds
 from msnlib.lab.report import format_difference
 
@@ -13,7 +14,6 @@ EXPERIMENTS = {
     "E4": "images, prices and film reviews",
     "E10": "two image tasks, told apart without a label",
 }
-TASKS = {"mnist": "MNIST", "fashion": "Fashion-MNIST", "boston": "Boston housing", "imdb": "film reviews"}
 _WORDS = {"non-inferior": "shown for", "inconclusive": "open for", "inferior": "refuted for"}
 
 
@@ -48,7 +48,7 @@ def loss(claim: pd.DataFrame) -> str:
     most = rows[rows["seeds"] == rows["seeds"].max()]
     numbers = []
     for name, tasks in most.groupby("experiment", sort=False):
-        cells = [f"{TASKS.get(row.task, row.task)} {_difference(row)}" for row in tasks.itertuples()]
+        cells = [f"{title(row.task)} {_difference(row)}" for row in tasks.itertuples()]
         numbers.append(f"{name} {', '.join(cells)}")
     small = most[most["verdict"].eq("non-inferior") & most["high"].lt(0)]
     also = "".join(f" {_case(row)} shows a loss smaller than that." for row in small.itertuples())
@@ -65,7 +65,7 @@ def loss(claim: pd.DataFrame) -> str:
 
 
 def _case(row: tuple) -> str:
-    return f"{row.experiment} {TASKS.get(row.task, row.task)}"
+    return f"{row.experiment} {title(row.task)}"
 
 
 def _difference(row: tuple) -> str:
@@ -79,7 +79,7 @@ def _margins(rows: pd.DataFrame) -> str:
     found = rows.drop_duplicates("task")
     units = ["%" if row.metric == "mse" else "point" if row.margin == 1 else "points" for row in found.itertuples()]
     return ", ".join(
-        f"{row.margin:g} {unit} on {TASKS.get(row.task, row.task)}"
+        f"{row.margin:g} {unit} on {title(row.task)}"
         for row, unit in zip(found.itertuples(), units, strict=True)
     )
 

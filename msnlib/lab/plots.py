@@ -1,4 +1,6 @@
-"""The figures of the notebooks, readable in greyscale: shapes, hatches and line styles say it, not hue alone.
+"""The figures of the notebooks, readable in greyscale: shapes, lightness and line styles say it, not hue alone.
+
+A task has one look in all of them (:mod:`msnlib.lab.looks`).
 
 They draw and return nothing, so that a cell that ends with one shows it once; ``plt.gcf()`` before the cell ends is the
 figure.
@@ -15,10 +17,11 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import BoundaryNorm, ListedColormap
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
+from msnlib.lab.looks import FREE, Look, looks, title
 from msnlib.lab.published import published_value
 from msnlib.lab.records import Run
 from msnlib.lab.report import format_value
@@ -37,6 +40,7 @@ def style() -> None:
 def samples(group: Sequence[Task], count: int = 10) -> None:
     """The first test examples of every task, a row each: images as pictures, tables as bars of their columns."""
     figure, axes = plt.subplots(len(group), count, figsize=(count, 1.25 * len(group)), squeeze=False)
+    shown = looks(task.name for task in group)
     for row, task in zip(axes, group, strict=True):
         x, y = task.test
         for ax, example, target in zip(row, x[:count].cpu(), y[:count].cpu(), strict=False):
@@ -44,11 +48,22 @@ def samples(group: Sequence[Task], count: int = 10) -> None:
                 ax.imshow(example if example.dim() == 2 else example.movedim(0, -1), cmap="Greys")
             else:
                 ax.bar(range(len(example)), example, color="0.4")
-            label = str(int(target)) if task.kind == "classification" else f"{float(target):.2f}"
-            ax.set_title(label, fontsize=9, pad=2)
+            label = f"{float(target):.2f}" if task.kind == "regression" else str(int(target))
+            label = task.labels[int(target)] if task.labels else label
+            ax.set_title(label, fontsize=9 if len(label) < 6 else 7, pad=2)
             ax.set(xticks=[], yticks=[])
-        row[0].set_ylabel(task.name.replace("_", "\n"), rotation=0, ha="right", va="center")
+        look = shown[task.name]
+        row[0].set_ylabel(look.title.replace(" ", "\n"), rotation=0, ha="right", va="center", labelpad=14)
+        patch = dict(facecolor=look.colour, edgecolor="black", hatch=look.hatch, linewidth=0.8)
+        row[0].add_patch(Rectangle((-0.2, 0), 0.12, 1, transform=row[0].transAxes, clip_on=False, **patch))
     figure.tight_layout(h_pad=0.4, w_pad=0.2)
+
+
+def head(ax: Axes, look: Look) -> None:
+    """Head a panel with a task's name on its colour and hatch."""
+    ax.set_title(look.title, pad=12)
+    patch = dict(facecolor=look.colour, edgecolor="black", hatch=look.hatch, linewidth=0.8)
+    ax.add_patch(Rectangle((0, 1.01), 1, 0.04, transform=ax.transAxes, clip_on=False, **patch))
 
 
 def learning_curves(histories: Mapping[str, Sequence[History]], rule: str) -> None:
@@ -60,6 +75,7 @@ def learning_curves(histories: Mapping[str, Sequence[History]], rule: str) -> No
     """
     names = list(dict.fromkeys(t for hs in histories.values() for h in hs for t in h.table["task"].unique()))
     figure, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.2), squeeze=False)
+    shown = looks(names)
     for ax, name in zip(axes[0], names, strict=True):
         for place, (arm, trained) in enumerate(histories.items()):
             colour, line = f"C{place}", LINES[place % len(LINES)]
@@ -71,7 +87,8 @@ def learning_curves(histories: Mapping[str, Sequence[History]], rule: str) -> No
                 ax.plot(rows["epoch"], rows["valid_loss"], line, color=colour, linewidth=width, label=arm)
                 kept = rows[rows["epoch"] == history.best[rule, name]]
                 ax.plot(kept["epoch"], kept["valid_loss"], "o", color=colour, markeredgecolor="black")
-        ax.set(title=name, xlabel="epoch", ylabel="validation loss", yscale="log")
+        head(ax, shown[name])
+        ax.set(xlabel="epoch", ylabel="validation loss", yscale="log")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         _plain_log(ax.yaxis)
     axes[0, -1].legend(*legend_of(axes[0]), loc="center left", bbox_to_anchor=(1, 0.5))
@@ -95,7 +112,7 @@ def _plain_log(axis: Axis) -> None:
 
 
 def owners(maps: Mapping[str, Tensor], names: Sequence[str], window: int | None = None, letters: bool = False) -> None:
-    """Who owns which entry: white is free, darker shades are later tasks.
+    """Who owns which entry, in the colours of the tasks; white is free.
 
     Args:
         maps: name of parameter -> (rows, columns) owner numbers, from :func:`~msnlib.owner_map`.
@@ -104,63 +121,69 @@ def owners(maps: Mapping[str, Tensor], names: Sequence[str], window: int | None 
         letters: write the owner's number into each entry.
     """
     figure, axes = plt.subplots(1, len(maps), figsize=(min(3.4 * len(maps), 13), 3.6), squeeze=False)
-    shades = ListedColormap([str(1 - 0.85 * k / max(len(names), 1)) for k in range(len(names) + 1)])
+    shown = list(looks(names).values())
+    shades = ListedColormap([FREE, *(look.colour for look in shown)])
     norm = BoundaryNorm([k - 0.5 for k in range(len(names) + 2)], shades.N)
-    for ax, (title, owner) in zip(axes[0], maps.items(), strict=True):
+    for ax, (called, owner) in zip(axes[0], maps.items(), strict=True):
         top, left = ((n - window) // 2 if window and n > window else 0 for n in owner.shape)
-        shown = owner.cpu()[top:, left:][:window, :window]
-        extent = (left - 0.5, left + shown.shape[1] - 0.5, top + len(shown) - 0.5, top - 0.5)
-        ax.imshow(
-            shown, cmap=shades, norm=norm, interpolation="nearest", extent=extent, aspect="equal" if window else "auto"
-        )
-        ax.set(title=title, xlabel="input", ylabel="unit")
+        cut = owner.cpu().numpy()[top:, left:][:window, :window]
+        extent = (left - 0.5, left + cut.shape[1] - 0.5, top + len(cut) - 0.5, top - 0.5)
+        look = dict(interpolation="nearest", extent=extent, aspect="equal" if window or letters else "auto")
+        ax.imshow(cut, cmap=shades, norm=norm, **look)
+        ax.set(title=called, xlabel="input", ylabel="unit")
         ax.grid(False)
         if letters:
-            ax.set_aspect("equal")
-            ax.set(xticks=range(shown.shape[1]), yticks=range(shown.shape[0]))
-            for (i, j), k in [((i, j), int(shown[i, j])) for i in range(len(shown)) for j in range(shown.shape[1])]:
-                ax.text(j, i, k or "", ha="center", va="center", color="white" if k > len(names) / 2 else "black")
-    legend = [Patch(facecolor=shades(k), edgecolor="black", label=n) for k, n in enumerate(["free", *names])]
+            ax.set(xticks=range(cut.shape[1]), yticks=range(cut.shape[0]))
+            for i, j in zip(*cut.nonzero(), strict=True):
+                k = int(cut[i, j])
+                ax.text(j, i, k, ha="center", va="center", color=shown[k - 1].ink)
+    legend = [Patch(facecolor=FREE, edgecolor="black", label="free")]
+    numbers = [f"{k} " if letters else "" for k in range(1, len(names) + 1)]
+    legend += [Patch(facecolor=look.colour, edgecolor="black", label=number + look.title)
+               for number, look in zip(numbers, shown, strict=True)]  # fmt: skip
     figure.tight_layout(rect=(0, 0.1, 1, 1))
     figure.legend(handles=legend, loc="lower center", ncols=len(legend))
 
 
-def bars(run: Run) -> None:
-    """The record's metrics, a panel per task and a bar per arm; a thick line across a bar is the published figure.
+def dots(run: Run) -> None:
+    """What every arm reached, a panel per task and a line per arm; a thick upright line is the published figure.
 
-    Arms under a second stopping rule ("multitask, converged") are hatched.
+    A hollow mark stops as the authors did, a full one ("multitask, converged") trains to convergence; where the two are
+    one, the full one covers the other. The subnetworks are in the task's colour.
 
     Args:
-        run: one in ``quick`` uses other data than the paper, so nothing is drawn across its bars.
+        run: one in ``quick`` uses other data than the paper, so no published figure is drawn.
     """
     table = run.table()
     table = table[table["metric"].isin(["accuracy", "mse"])]
-    names, arms = (list(dict.fromkeys(table[column])) for column in ("task", "arm"))
-    size = (3.1 * len(names) + 1.5, 0.33 * len(arms) + 1.2)
+    names = list(dict.fromkeys(table["task"]))
+    ways = list(dict.fromkeys(arm.partition(", ")[0] for arm in table["arm"]))
+    size = (3.1 * len(names) + 1.5, 0.36 * len(ways) + 1.7)
     figure, axes = plt.subplots(1, len(names), figsize=size, squeeze=False, sharey=True)
-    for ax, name in zip(axes[0], names, strict=True):
+    for ax, (name, look) in zip(axes[0], looks(names).items(), strict=True):
         rows = table[table["task"] == name].set_index("arm")
         metric = rows["metric"].iloc[0]
-        low = math.floor(min(rows["value"]) / 5) * 5 - 5 if metric == "accuracy" else 0
-        for place, arm in enumerate(arms):
-            if arm not in rows.index:
-                continue
-            value, second = rows.loc[arm, "value"], ", " in arm
-            shade = "0.75" if arm.startswith("multitask") else "0.93"
-            ax.barh(place, value - low, left=low, color=shade, edgecolor="black", hatch="///" if second else "")
+        for arm, value in rows["value"].items():
+            way, _, rule = arm.partition(", ")
+            place, ours = ways.index(way), way.startswith("multitask")
+            face = (look.colour if ours else "0.6") if rule else "white"
+            mark = dict(marker="D" if ours else "o", markersize=8 if rule else 10, color="black", linestyle="")
+            said = "trained to convergence" if rule else "stopped as the authors did"
+            ax.plot(value, place, markerfacecolor=face, label=said, **mark)
             published = published_value(run.experiment, name, arm, metric)
             if run.configuration["profile"] != "quick" and published is not None:
-                ax.plot([published, published], [place - 0.48, place + 0.48], color="black", linewidth=4)
-            # At the foot, where no published line crosses.
-            look = dict(fontsize=9, va="center", bbox=dict(facecolor="white", edgecolor="none", pad=1.0))
-            ax.annotate(format_value(metric, value), (low, place), (4, 0), textcoords="offset points", **look)
-        ax.set(title=name, xlabel="accuracy in %" if metric == "accuracy" else metric)
-        ax.set_yticks(range(len(arms)), arms)
-        ax.set_ylim(len(arms) - 0.4, -0.6)
-        ax.grid(axis="y", visible=False)
-        if metric == "accuracy":
-            ax.set_xlim(low, 100)
-    figure.tight_layout()
+                ax.plot([published] * 2, [place - 0.45, place + 0.45], "black", linewidth=4, label="published")
+        for place, way in enumerate(ways):
+            found = [rows["value"].get(way + rule) for rule in ("", ", converged")]
+            text = " | ".join(dict.fromkeys(format_value(metric, value) for value in found if value is not None))
+            ax.text(1.02, place, text, transform=ax.get_yaxis_transform(), va="center", fontsize=9)
+        head(ax, look)
+        ax.set(xlabel="accuracy in %" if metric == "accuracy" else metric, ylim=(len(ways) - 0.4, -0.6))
+        ax.set_yticks(range(len(ways)), ways)
+        ax.margins(x=0.1)
+    handles, labels = legend_of(axes[0])
+    figure.tight_layout(rect=(0, 0.35 / size[1], 1, 1))
+    figure.legend(handles, labels, loc="lower center", ncols=len(labels))
 
 
 def matrix(scores: pd.DataFrame, metrics: Mapping[str, str]) -> None:
@@ -179,7 +202,8 @@ def matrix(scores: pd.DataFrame, metrics: Mapping[str, str]) -> None:
         text[name] = [format_value(metrics[name], value) for value in scores[name]]
     figure, ax = plt.subplots(figsize=(1.8 * len(scores.columns) + 3, 0.55 * len(scores) + 1))
     sns.heatmap(shade, annot=text, fmt="", cmap="Greys", vmin=0, vmax=1.4, cbar=False, linewidths=1, ax=ax)
-    ax.set_xticklabels([f"{n}\n{'accuracy in %' if metrics[n] == 'accuracy' else 'mse'}" for n in scores], rotation=0)
+    units = {"accuracy": "accuracy in %", "mse": "squared error"}
+    ax.set_xticklabels([f"{title(name)}\n{units[metrics[name]]}" for name in scores], rotation=0)
     ax.tick_params(axis="y", rotation=0)
     ax.grid(False)
     figure.tight_layout()

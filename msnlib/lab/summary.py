@@ -171,8 +171,23 @@ def _recipe(records: pd.DataFrame) -> str:
     return f"points from ours, both trained to convergence: {'; '.join(said)}"
 
 
+def _method(values: Values) -> str:
+    cells = [f"{task} {value:.0f}" for (task, arm, _), value in values.items() if arm == "subnetwork"]
+    return f"drawn, not trained: values owned by {', '.join(cells)}; none has two owners" if cells else ""
+
+
+def _leak(values: Values) -> str:
+    moved = {arm: value for (_, arm, metric), value in values.items() if metric == "moved"}
+    if set(moved) != {"subnetwork", "gradient mask"}:
+        return ""
+    own, masked = moved["subnetwork"], moved["gradient mask"]
+    return f"while the other task trains, a subnetwork moves by {own:g}, one kept by masking gradients by {masked:.2f}"
+
+
 _OVER_SEEDS: dict[str, Callable[[pd.DataFrame], str]] = {"starves": _starves, "recipe": _recipe}
 _SPECIAL: dict[str, Callable[[Values], str]] = {
+    "method": _method,
+    "01": _leak,
     "E5": _scaled,
     "E7": _ensemble,
     "E10": _told,

@@ -1,0 +1,89 @@
+"""How a task looks and what it is called, in every figure and sentence: one colour, one hatch and one name for each.
+
+The colours differ in lightness as they do in hue, so that greyscale and the colour-blind tell them apart.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+COLOURS = ("#12306f", "#f2bc45", "#2f9471", "#c673b0", "#a8321e", "#d5e8f7")
+HATCHES = ("", "///", "...", "\\\\\\", "xxx", "++")
+FREE = "white"  # of a weight without an owner
+
+
+class Look(NamedTuple):
+    """What a task is called in figures, its colour and its hatch."""
+
+    title: str
+    colour: str
+    hatch: str
+
+    @property
+    def ink(self) -> str:
+        """The colour of letters on the task's own: black or white."""
+        red, green, blue = (int(self.colour[k : k + 2], 16) for k in (1, 3, 5))
+        return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 128 else "black"
+
+
+# Name of a task -> what it is called, and its place among the colours. Tasks that meet in a figure have places apart.
+_TASKS = {
+    "mnist": ("MNIST", 0),
+    "fashion": ("Fashion-MNIST", 1),
+    "boston": ("Boston housing", 2),
+    "imdb": ("film reviews", 3),
+    "cifar10": ("CIFAR-10", 4),
+    "reuters": ("newswires", 5),
+    "digits": ("digits", 0),
+    "digits_permuted": ("permuted digits", 1),
+    "diabetes": ("diabetes", 2),
+    "wine": ("wines", 4),
+    "digits_words": ("digits as words", 3),
+    "newswires": ("newswires", 5),
+    "reviews": ("film reviews", 3),
+    "easy": ("easy half", 0),
+    "hard": ("hard half", 1),
+    "hard_sparse": ("hard half, few examples", 1),
+    "unrelated": ("unrelated task", 2),
+    "figure_shape": ("shape", 0),
+    "figure_colour": ("colour", 1),
+    "figure_size": ("size", 2),
+    "patches": ("photographs", 4),
+    "age": ("age", 0),
+    "gender": ("gender", 1),
+    "ethnicity": ("ethnicity", 2),
+    "blue": ("blue", 0),
+    "green": ("green", 2),
+    "red": ("red", 4),
+}
+
+
+def title(task: str) -> str:
+    """Return what a task is called where it is not a name in code."""
+    numbered = re.fullmatch(r"(\w+?)_(permuted_)?(\d+)", task)
+    if task in _TASKS or not numbered:
+        return _TASKS[task][0] if task in _TASKS else task
+    return f"{title(numbered[1])}, {'order' if numbered[2] else 'no.'} {numbered[3]}"
+
+
+def looks(tasks: Iterable[str]) -> dict[str, Look]:
+    """Return task -> its look: always the same for a task that notebooks know, else the first that is not taken."""
+    names = list(dict.fromkeys(tasks))
+    wanted = {name: _TASKS[name][1] for name in names if name in _TASKS}
+    for name in names:
+        if name not in wanted and (numbered := re.fullmatch(r"\w+_(\d+)", name)):
+            wanted[name] = int(numbered[1])
+    places: dict[str, int] = {}
+    for name in [*wanted, *(name for name in names if name not in wanted)]:
+        free = next(place for place in range(len(names)) if place not in places.values())
+        place = wanted.get(name, free)
+        places[name] = free if place in places.values() else place
+    return {name: _look(title(name), places[name]) for name in names}
+
+
+def _look(said: str, place: int) -> Look:
+    """The look at a place; beyond the colours hatches tell tasks apart."""
+    turn, colour = divmod(place, len(COLOURS))
+    return Look(said, COLOURS[colour], HATCHES[(colour + turn) % len(HATCHES)])
