@@ -9,7 +9,7 @@ import pytest
 
 from msnlib import dense_network, seed_everything
 from msnlib.lab.claim import CAPPED, CAPPED_BEFORE, CLAIM_COLUMNS, claim_table, claim_verdicts
-from msnlib.lab.design import Design, read_design
+from msnlib.lab.design import Design, read_design, read_designs
 from msnlib.lab.networks import dedicated
 from msnlib.lab.parameters import ParameterError
 from msnlib.lab.publish import claim_section
@@ -427,6 +427,26 @@ def test_a_design_is_read_from_a_sweep(tmp_path):
         ("03_b", "paper"): frozenset({10, 11, 12}),
         ("02_a", "laptop"): frozenset({15}),
     }
+
+
+def test_the_designs_of_a_folder_are_one_and_must_agree(tmp_path):
+    block = '[[runs]]\nnotebooks = "02_a"\nprofiles = "paper"\nseeds = "{}"\n'
+    (tmp_path / "a.toml").write_text("[margins]\nmnist = 0.5\n" + block.format("10"))
+    (tmp_path / "b.toml").write_text("[margins]\nmnist = 0.5\neasy = 1\n" + block.format("11"))
+    (tmp_path / "c.toml").write_text(block.format("12"))  # declares nothing
+    found = read_designs(tmp_path)
+    assert {task: margin.value for task, margin in found.margins.items()} == {"mnist": 0.5, "easy": 1.0}
+    assert found.runs == {("02_a", "paper"): frozenset({10, 11})}
+    (tmp_path / "b.toml").write_text("[margins]\nmnist = 0.6\n")
+    with pytest.raises(ParameterError, match="b.toml: margin of mnist is 0.6 points, but 0.5 points in another"):
+        read_designs(tmp_path)
+    (tmp_path / "b.toml").write_text('[margins]\nmnist = 0.5\n[claim]\nrule = "authors"\n')
+    with pytest.raises(ParameterError, match=r"b.toml: \[claim\] is not that of a.toml"):
+        read_designs(tmp_path)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    with pytest.raises(ParameterError, match="no sweep file there has a table"):
+        read_designs(tmp_path)
 
 
 def test_the_committed_design_keeps_the_margins_and_seeds_that_nobody_had_seen():

@@ -10,7 +10,7 @@ import pytest
 
 from msnlib.command.cli import main
 from msnlib.lab.claim import claim_table
-from msnlib.lab.design import read_design
+from msnlib.lab.design import read_design, read_designs
 from msnlib.lab.findings import findings
 from msnlib.lab.parameters import ParameterError
 from msnlib.lab.pooling import headline
@@ -163,7 +163,7 @@ def test_an_empty_folder_is_one_line(tmp_path, capsys):
 
 def test_every_number_of_readme_and_results_page_comes_from_the_committed_records():
     root = Path(__file__).resolve().parent.parent
-    records, design = read_records(root / "reports"), read_design(root / "sweeps" / "claim.toml")
+    records, design = read_records(root / "reports"), read_designs(root / "sweeps")
     claim = claim_table(root / "reports", design)
     assert (records["profile"] == "paper").any() and {"E1", "E3"} <= set(claim["experiment"])
     for page, marks, content in [

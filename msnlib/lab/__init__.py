@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "arms": ["BUILDERS", "beyondml_layer"],
         "benchmark": ["product_ratios", "race", "ratio", "waiting"],
         "claim": ["claim_table", "claim_verdicts"],
-        "design": ["read_design"],
+        "design": ["read_designs"],
         "differences": ["between"],
         "experiments": [
             *("CONTROLS", "SUFFIXES", "choose_device", "comparison", "controls", "of_all_seeds"),

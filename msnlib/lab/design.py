@@ -1,7 +1,7 @@
 """How the claim is tested, as declared before the runs: margins, the rule and interval that decide, the seeds."""
 
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,29 @@ def read_design(path: Path | str) -> Design:
         return Design(margins, **_claim(content.get("claim", {})), runs=_runs(content.get("runs", [])))
     except ValueError as error:
         raise ParameterError(f"{path}: {error}") from None
+
+
+def read_designs(folder: Path | str) -> Design:
+    """Return the design of a project: that of all sweep files in a folder which declare margins, taken together.
+
+    Raises:
+        ParameterError: as `read_design`; there is no such file; or two of them disagree on a margin or on what decides.
+    """
+    folder = Path(folder)
+    paths = [path for path in sorted(folder.glob("*.toml")) if "[margins]" in path.read_text(encoding="utf-8")]
+    if not paths:
+        raise ParameterError(f"{folder}: no sweep file there has a table [margins]")
+    first, *others = (read_design(path) for path in paths)
+    margins, runs = dict(first.margins), dict(first.runs)
+    for path, other in zip(paths[1:], others, strict=True):
+        for task, margin in other.margins.items():
+            if margins.setdefault(task, margin) != margin:
+                raise ParameterError(f"{path}: margin of {task} is {margin}, but {margins[task]} in another sweep file")
+        if replace(other, margins={}, runs={}) != replace(first, margins={}, runs={}):
+            raise ParameterError(f"{path}: [claim] is not that of {paths[0].name}")
+        for key, seeds in other.runs.items():
+            runs[key] = runs.get(key, frozenset()) | seeds
+    return replace(first, margins=margins, runs=runs)
 
 
 def _margin(task: str, value: Any) -> Margin:

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from msnlib.lab.claim import CAPPED, claim_table, claim_verdicts
-from msnlib.lab.design import read_design
+from msnlib.lab.design import read_designs
 from msnlib.lab.figures import forest, overview, results, speed
 from msnlib.lab.findings import findings
 from msnlib.lab.plots import style
@@ -218,7 +218,7 @@ def publish(out: Path, readme: Path) -> None:
     records, page = read_records(out), readme.parent / "docs" / "results.md"
     if not (records["profile"] != "quick").any():
         raise EmptyReport(f"{readme}: no paper or laptop run in {out} to fill it from")
-    design = read_design(readme.parent / "sweeps" / "claim.toml")
+    design = read_designs(readme.parent / "sweeps")
     claim = claim_table(out, design)
     text = _between(readme, readme.read_text(encoding="utf-8"), _README_MARKS, findings(records, claim))
     tables = page.read_text(encoding="utf-8")
