@@ -155,7 +155,7 @@ def play(folder, hand_ins, *variant):
     source = json.loads((folder / "source" / "ps1" / "ps1.ipynb").read_text())
     released = json.loads((folder / "release" / "ps1" / "ps1.ipynb").read_text())
     hand_ins(source, released, folder / "submitted")
-    graded = msn("grade", folder, "--timeout", 5)
+    graded = msn("grade", folder, "--timeout", 12)  # torch must have been imported by then
     return types.SimpleNamespace(folder=folder, source=source, graded=graded, answered=msn("feedback", folder))
 
 
@@ -273,25 +273,96 @@ def test_the_command_says_what_came_of_each_and_how_many_answers_wait(played):
     assert "Ærø [1] * ps1: 15 of 20 points, Übung.zip:Übung/ps1 (1).ipynb read, 5 not yet graded" in out
 
 
+def text_of(course, student):
+    """The text of a student's page, as it stands in the file."""
+    text = (course.folder / "feedback" / identifier(student) / "ps1" / "ps1.html").read_text(encoding="utf-8")
+    return " ".join(html.unescape(re.sub(r"<style.*?</style>|<[^>]*>", " ", text, flags=re.S)).split())
+
+
 def test_pages_say_what_was_expected_and_what_came(played):
     first, second = played
-
-    def page(course, student):
-        text = (course.folder / "feedback" / student / "ps1" / "ps1.html").read_text(encoding="utf-8")
-        return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
-
-    anna, cleo, emil = (page(first, student) for student in ("anna", "cleo", "emil"))
+    anna, cleo, emil = (text_of(first, student) for student in ("anna", "cleo", "emil"))
     assert "15 of 20 points so far; 5 not yet graded" in anna and "exercise5-answer: not yet graded, of 3" in anna
     assert "exercise1-count: 0 of 1" in cleo
     assert "a half goes to the even neighbour · [entries(n, 0.5) for n in (3, 5, 7, 13)]: expected [2, 2, 4, 6]" in cleo
     assert "came [2, 3, 4, 7]" in cleo and "exercise2-ties: 2 of 2" in cleo
     assert "0 of 20 points" in emil and "exercise1-count: 0 of 1 not answered" in emil
-    assert "msnlib's top was called: the exercise asks you to write it yourself" in page(first, "dora")
-    assert "exercise4-picture: 0 of 2 it took too long" in page(first, "fine")
-    assert "expected [2, 3], came [0, 1]" in page(second, "hugo")
-    assert "exit() would end the program" in page(second, "kim")
+    assert "msnlib's top was called: the exercise asks you to write it yourself" in text_of(first, "dora")
+    assert "exercise4-picture: 0 of 2 it took too long" in text_of(first, "fine")
+    assert "expected [2, 3], came [0, 1]" in text_of(second, "hugo")
+    assert "exit() would end the program" in text_of(second, "kim")
     for text in (anna, cleo):
         assert "Model answer" not in text and "every count can be asked for" not in text, "before the due date"
+
+
+# What sticks out of the page and lies in nothing that scrolls.
+STICKING_OUT = """() => [...document.querySelectorAll("main *")].filter(element => {
+    if (element.getBoundingClientRect().right <= innerWidth + 1) return false
+    for (let box = element; box; box = box.parentElement)
+        if (["auto", "scroll"].includes(getComputedStyle(box).overflowX)) return false
+    return true
+}).map(element => element.outerHTML.slice(0, 120))"""
+
+
+# Of every row of the first table: its texts, and that of the place its link leads to.
+PARTS = """() => [...document.querySelector("table").tBodies[0].rows].map(row => [
+    ...[...row.cells].map(cell => cell.innerText),
+    document.getElementById(row.querySelector("a").hash.slice(1)).closest(".cell").innerText,
+])"""
+
+
+def test_pages_in_a_browser_at_1200_pixels(played, browser):
+    for course in played:
+        for student, row in grades(course.folder).items():
+            page = browser.new_page(viewport={"width": 1200, "height": 900})
+            said, asked = [], []
+            page.on("console", lambda message, said=said: said.append(message.text))
+            page.on("pageerror", lambda error, said=said: said.append(str(error)))
+            page.on("request", lambda request, asked=asked: asked.append(request.url))
+            path = course.folder / "feedback" / identifier(student) / "ps1" / "ps1.html"
+            page.goto(path.as_uri(), wait_until="networkidle")
+            assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()], "nothing else is loaded"
+            assert said == [], student
+            waiting = f" so far; {row['not_yet_graded']} not yet graded" if row["not_yet_graded"] != "0" else ""
+            assert page.locator("h1").first.inner_text().strip("¶") == (
+                f"ps1: {row['points']} of {row['maximum']} points{waiting}"
+            )
+            by_column = {}
+            for part, got, why, place in page.evaluate(PARTS):
+                by_column.setdefault(part if part in BY_HAND else part.split("-")[0], []).append(got)
+                points, of = ["0", got.split()[-1]] if "not yet" in got else got.split(" of ")
+                assert part in BY_HAND or bool(why) == (float(points) < float(of)), (student, part, why)
+                assert place.startswith(f"{part}: {got}") and why in place, (student, part)
+            for column, got in by_column.items():
+                if row[column] == "not yet graded":
+                    assert got == [f"not yet graded, of {got[0].split()[-1]}"]
+                else:
+                    assert sum(float(one.split(" of ")[0]) for one in got) == float(row[column]), (student, column)
+            assert page.evaluate("document.documentElement.scrollWidth") <= 1200
+            assert page.evaluate(STICKING_OUT) == []
+            broken = "() => [...document.images].filter(one => !one.complete || !one.naturalWidth).length"
+            assert page.evaluate(broken) == 0
+            page.close()
+
+
+def test_what_a_student_wrote_neither_runs_nor_loads_anything_on_the_page(tmp_path, browser):
+    from msnlib.command.feedback import page as made
+    from msnlib.command.grading import Grades
+
+    script = "<script>document.title = 'taken'</script><img src='https://example.org/1.png'>"
+    shown = {"output_type": "display_data", "metadata": {}, "data": {"text/html": script, "text/plain": ""}}
+    cells = [
+        {"cell_type": "markdown", "metadata": {}, "source": f"![x](https://example.org/2.png) {script}"},
+        {"cell_type": "code", "metadata": {}, "source": "1", "execution_count": 1, "outputs": [shown]},
+    ]
+    path = tmp_path / "page.html"
+    path.write_text(made("ps1", {"cells": cells, "metadata": {}}, [], Grades((), {}), answers=False), encoding="utf-8")
+    page, answered = browser.new_page(), []
+    page.on("response", lambda response: answered.append(response.url))
+    page.on("requestfailed", lambda request: answered.append(request.failure))
+    page.goto(path.as_uri(), wait_until="networkidle")
+    assert page.title() == "ps1"
+    assert answered == [path.as_uri(), *["csp"] * (len(answered) - 1)]
 
 
 def test_students_get_problem_sets_without_answers_and_a_start(played):
