@@ -542,7 +542,9 @@ def test_points_by_hand_late_days_and_what_is_handed_in_again(folder):
     from nbgrader.api import Gradebook
 
     hand_in(folder, "anna")
-    put("2027-05-02 12:00:00 UTC", folder, "submitted", "anna", "loop", "timestamp.txt")
+    receipts = {"timestamp.txt": "2027-05-02 12:00:00 UTC", "submission_secret.txt": "of this hand-in"}
+    for name, text in receipts.items():
+        put(text, folder, "submitted", "anna", "loop", name)
     with Gradebook(f"sqlite:///{folder / 'gradebook.db'}") as book:
         book.update_or_create_assignment("loop", duedate="2027-05-01 09:00:00 UTC")
     assert msn("grade", folder)[1][0] == "anna loop: 2 of 5 points, 27 hours late, 3 not yet graded"
@@ -554,6 +556,8 @@ def test_points_by_hand_late_days_and_what_is_handed_in_again(folder):
     assert msn("grade", folder)[1] == ["anna loop: graded before (--force grades it again)"]
     assert msn("feedback", folder)[1] == ["anna loop: feedback/anna/loop/loop.html, without model answers"]
     page = folder / "feedback" / "anna" / "loop" / "loop.html"
+    beside = {path.name: path.read_text() for path in page.parent.glob("*.txt")}
+    assert beside == receipts, "nbgrader's exchange gives the page to whoever has the secret"
     assert "3.5 of 5 points" in page.read_text() and "Say why." in page.read_text()
     assert "27 hours late" in page.read_text() and "one more" not in page.read_text()
     row = grades(folder)["anna"]

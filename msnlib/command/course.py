@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from msnlib.command.coursefolder import CourseFolder, Outcome, problem_sets
+from msnlib.command.coursefolder import CourseFolder, Outcome, copy_receipts, problem_sets
 from msnlib.command.grading import Desk, Grades, check_gradebook, desk
 from msnlib.command.handins import HandIn, HandInError, Notebook, assemble, identifier, mark, read_hand_in, shown
 from msnlib.files import UsageError, replacing
@@ -81,13 +81,11 @@ def feedback(folder: Path, answers: bool = False) -> Iterator[Outcome]:
             grades = _grades(table, course, hand_in)
             if grades is None:
                 continue
-            path, due = course.page(hand_in), table.due(hand_in.name)
+            due = table.due(hand_in.name)
             over = answers or (due is not None and due < datetime.now(UTC))
             graded, cells = read_notebook(course.graded(hand_in)), course.cells(hand_in.name)
             made = page(hand_in.assignment, graded, cells, grades, answers=over)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as part:
-                part.write_text(made, encoding="utf-8")
+            path = course.write_page(hand_in, made)
             note = str(path.relative_to(course.path)) + ("" if over else ", without model answers")
             yield Outcome(hand_in.assignment, hand_in.student, note)
         yield from _write_grades(table, course, found, {})
@@ -113,8 +111,7 @@ def _grade_one(table: Desk, course: CourseFolder, hand_in: HandIn, force: bool) 
     course.forget(hand_in)
     place = table.submitted(name, student)
     (place / f"{name}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
-    if when:
-        (place / "timestamp.txt").write_text(when, encoding="utf-8")
+    copy_receipts(hand_in.folder, place)
     error, result = table.grade(name, student)
     if error:
         return said(error, failed=True)
