@@ -566,11 +566,15 @@ def test_points_by_hand_late_days_and_what_is_handed_in_again(folder):
     assert "Model answer" in page.read_text() and "One is one." in page.read_text() and "one more" in page.read_text()
 
     hand_in(folder, "anna", "def one():\n    return 3")
+    assert msn("grade", folder)[1] == ["anna loop: 1.5 of 5 points, 27 hours late"], "the answer is the same"
+    hand_in(folder, "anna", "def one():\n    return 3", said="Two, I say.")
     assert msn("grade", folder)[1][0] == "anna loop: 1.5 of 5 points, 27 hours late, 3 not yet graded"
     assert not page.exists(), "it was about the earlier hand-in"
     msn("feedback", folder)
     assert "1.5 of 3, for an earlier hand-in: to be looked at again" in page.read_text()
 
+    hand_in(folder, "anna", "def one():\n    return 4", said="Two, I say.")
+    assert msn("grade", folder)[1][0].endswith("3 not yet graded"), "the same, but nobody has looked at it"
     with (folder / "nbgrader_config.py").open("a") as file:
         file.write('c.LateSubmissionPlugin.penalty_method = "zero"\n')
     assert msn("grade", folder, "--force")[1][0] == "anna loop: 0 of 5 points, 27 hours late, 3 not yet graded"

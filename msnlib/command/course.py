@@ -12,7 +12,7 @@ from msnlib.command.coursefolder import CourseFolder, Outcome, copy_receipts, pr
 from msnlib.command.grading import Desk, Grades, check_gradebook, desk
 from msnlib.command.handins import HandIn, HandInError, Notebook, assemble, identifier, mark, read_hand_in, shown
 from msnlib.files import UsageError, replacing
-from msnlib.lab.notebooks import read_notebook
+from msnlib.lab.notebooks import read_notebook, source_of
 from msnlib.lab.records import digest
 
 
@@ -108,6 +108,7 @@ def _grade_one(table: Desk, course: CourseFolder, hand_in: HandIn, force: bool) 
     stamp = digest([notebook, when, course.digest(name)])
     if not force and course.stamp(hand_in) == stamp and _grades(table, course, hand_in) is not None:
         return said("graded before (--force grades it again)")
+    judged = _judged(table, course, hand_in)
     course.forget(hand_in)
     place = table.submitted(name, student)
     (place / f"{name}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
@@ -116,6 +117,7 @@ def _grade_one(table: Desk, course: CourseFolder, hand_in: HandIn, force: bool) 
     if error:
         return said(error, failed=True)
     course.keep(hand_in, stamp, result)
+    table.confirm(name, student, {part for part, seen in _seen(course, hand_in).items() if judged.get(part) == seen})
     grades = _grades(table, course, hand_in)
     if grades is None:
         return said("nbgrader kept no grades", failed=True)
@@ -127,6 +129,25 @@ def _grade_one(table: Desk, course: CourseFolder, hand_in: HandIn, force: bool) 
     if grades.waiting:
         notes.append(f"{sum(part.maximum for part in grades.waiting):g} not yet graded")
     return said(", ".join(notes))
+
+
+def _seen(course: CourseFolder, hand_in: HandIn) -> dict[str, str]:
+    """Return what somebody who grades sees of each part: its text, and what it printed and drew."""
+    cells = read_notebook(course.graded(hand_in))["cells"]
+    shown = {
+        mark(cell): (source_of(cell), [{**o, "execution_count": None} for o in cell.get("outputs", [])])
+        for cell in cells
+    }
+    return {part: digest(seen) for part, seen in shown.items() if part}
+
+
+def _judged(table: Desk, course: CourseFolder, hand_in: HandIn) -> dict[str, str]:
+    """Return what the parts were that have points which count."""
+    grades = _grades(table, course, hand_in)
+    if grades is None:
+        return {}
+    waiting = {part.name for part in grades.waiting}
+    return {part: seen for part, seen in _seen(course, hand_in).items() if part not in waiting}
 
 
 def _ends(graded: Mapping[str, Any]) -> Iterator[str]:
