@@ -5,6 +5,7 @@ tests/test_grading.py does the same through nbgrader, for a class of students.
 """
 
 import ast
+import importlib
 import io
 import itertools
 import json
@@ -713,6 +714,16 @@ def test_the_start_notebook_finds_what_is_there(monkeypatch, tmp_path, capsys):
         if cell["cell_type"] == "code":
             exec(source_of(cell), names)
     assert capsys.readouterr().out.splitlines()[-1] == "Everything is there."
+
+
+def test_lecturers_read_times_that_were_measured(monkeypatch):
+    folder = SOURCES.parent.parent.parent / "course"
+    monkeypatch.syspath_prepend(str(folder))
+    times = importlib.import_module("times")
+    measured = read(folder / "times.json")
+    assert (folder / "times.md").read_text(encoding="utf-8") == times.page(measured)
+    assert list(measured["problem_sets"]) == list(NAMES)
+    assert all(took["seconds"] < 120 for took in measured["problem_sets"].values()), "docs/teaching.md says so"
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)

@@ -487,6 +487,59 @@ def test_a_cell_that_ends_python_or_ignores_interrupts_costs_what_depends_on_it(
     assert (folder / "autograded" / "loud" / "loop" / "loop.ipynb").stat().st_size < 2_000_000
 
 
+def zipped(path, files):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "names, students",
+    [
+        (("Ana Ek_10_assignsubmission_file_/a.ipynb", "Bo_11_assignsubmission_file_/b.zip"), {"Ana Ek", "Bo"}),
+        (("Ana Ek_10_assignsubmission_file_a.ipynb", "Bo_11_assignsubmission_file_b.ipynb"), {"Ana Ek", "Bo"}),
+        (("ekana_10_77_a.ipynb", "bo_LATE_11_78_b-1.ipynb"), {"ekana", "bo"}),
+        (("Ek_1_assignsubmission_file_/x.ipynb", "Ek_2_assignsubmission_file_/x.ipynb"), None),
+        (("ana/x.ipynb", "bo/deep/er/my_2_3_x.ipynb", "__MACOSX/ana/._x.ipynb"), {"ana", "bo"}),
+        (("loop/ana/x.ipynb", "loop/bo [1]*/x.ipynb"), {"ana", "bo [1]*"}),
+    ],
+)
+def test_a_platforms_zip_is_sorted_by_student(names, students, folder, tmp_path):
+    archive = zipped(tmp_path / "all.zip", {name: name for name in names})
+    code, out, err = msn("collect", folder, "--set", "loop", "--zip", archive)
+    assert (code, err, len(out)) == (0, [], 2)
+    submitted = folder / "submitted"
+    found = {path.relative_to(submitted).parts[0]: path.read_text() for path in submitted.glob("*/loop/*")}
+    assert set(found) == (students or {"Ek_1_assignsubmission_file", "Ek_2_assignsubmission_file"})
+    assert sorted(found.values()) == sorted(names[:2]), "everybody has what is theirs"
+
+
+def test_what_is_collected_is_graded_and_replaced_by_what_comes_later(folder, tmp_path):
+    right = json.dumps(edited(notebook_of(LOOP), {"said": "One, I say."}))
+    wrong = json.dumps(edited(notebook_of(LOOP), {"one": "def one():\n    return 2"}))
+    first = zipped(tmp_path / "1.zip", {"ana/loop.ipynb": wrong, "ana/deep/loop.ipynb": right, "bo/essay.pdf": "pdf"})
+    assert msn("collect", folder, "--set", "loop", "--zip", first)[1] == [
+        "ana loop: loop.ipynb, again loop.ipynb",
+        "bo loop: essay.pdf",
+    ]
+    code, out, err = msn("grade", folder)
+    assert out[0].startswith("ana loop: 0 of 5 points, loop.ipynb read, not again loop.ipynb")
+    assert err == ["msn: bo loop: no loop.ipynb (there: essay.pdf)"]
+    second = zipped(tmp_path / "2.zip", {"ana/loop (2).ipynb": right, "stray.ipynb": right, "/x/../y.ipynb": right})
+    code, out, err = msn("collect", folder, "--set", "loop", "--zip", second)
+    assert out == ["ana loop: loop (2).ipynb, in place of what was there"]
+    assert err == ["msn: stray.ipynb: is nobody's: it lies in no student's folder"]
+    assert msn("grade", folder)[1][0].startswith("ana loop: 2 of 5 points, loop (2).ipynb read")
+    assert msn("collect", folder, "--set", "loop", "--zip", tmp_path / "3.zip")[2] == [
+        f"msn: {tmp_path / '3.zip'} cannot be read: No such file or directory"
+    ]
+    assert msn("collect", folder, "--set", "ps9", "--zip", second)[2] == [
+        f"msn: no problem set 'ps9' in {folder / 'source'}"
+    ]
+    assert msn("collect", folder, "--set", "loop")[2] == ["msn: msn course collect needs --set NAME and --zip FILE"]
+
+
 def test_what_is_cut_off_is_not_graded_and_nobody_else_may_grade_meanwhile(folder, tmp_path):
     hand_in(folder, "anna")
     assert msn("grade", folder)[1][0] == "anna loop: 2 of 5 points, 3 not yet graded"
