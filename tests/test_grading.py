@@ -634,6 +634,14 @@ def test_points_by_hand_late_days_and_what_is_handed_in_again(folder):
     row = grades(folder)["anna"]
     assert (row["points"], row["penalty"]) == ("0", "1.5")
 
+    with Gradebook(f"sqlite:///{folder / 'gradebook.db'}") as book:
+        grade = book.find_grade("one-value", "loop", "loop", "anna")
+        grade.manual_score, grade.needs_manual_grade = 2, False  # the lecturer finds that the student was right
+        book.db.commit()
+    for step in (("grade", folder, "--force"), ("feedback", folder)):
+        msn(*step)
+        assert grades(folder)["anna"]["one"] == "2" and grades(folder)["anna"]["not_yet_graded"] == "3"
+
 
 def test_a_problem_set_changed_after_its_release_is_not_graded_with(folder):
     hand_in(folder, "anna")
