@@ -38,7 +38,7 @@ Written from times.json by `python course/times.py`, which measures them anew. T
 ```sh
 cd /sys/fs/cgroup && mkdir memory/slow cpu/slow            # version 1 of Linux' control groups, as root
 echo {bytes} > memory/slow/memory.limit_in_bytes
-echo {share} > cpu/slow/cpu.cfs_quota_us                      # of cpu.cfs_period_us, {period}
+echo {share} > cpu/slow/cpu.cfs_quota_us                   # of cpu.cfs_period_us, {period}
 for kind in memory cpu; do echo $$ > $kind/slow/cgroup.procs; done
 ```
 """
@@ -73,19 +73,28 @@ def _seconds(cell: dict[str, Any]) -> float:
 
 def machine() -> dict[str, Any]:
     """Return what this process may use, as Linux says."""
-    groups = dict(line.split(":")[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
-
-    def limit(kind: str, name: str) -> int:
-        group = next(path for names, path in groups.items() if kind in names.split(","))
-        return int(Path(f"/sys/fs/cgroup/{kind}{group}/{name}").read_text())
-
+    try:
+        lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+        groups = {kind: path for _, kinds, path in lines for kind in kinds.split(",")}
+        quota, period, memory = (
+            int(Path(f"/sys/fs/cgroup/{kind}{groups[kind]}/{name}").read_text())
+            for kind, name in (
+                ("cpu", "cpu.cfs_quota_us"),
+                ("cpu", "cpu.cfs_period_us"),
+                ("memory", "memory.limit_in_bytes"),
+            )
+        )
+    except (KeyError, OSError):
+        raise SystemExit("times.py reads the limits of Linux' control groups, version 1: there are none") from None
+    if quota < 0:
+        raise SystemExit("times.py stands in for a slow laptop: set limits first, as times.md says")
     info = Path("/proc/cpuinfo").read_text().splitlines()
     return {
         "cpu": next(line.split(": ")[1] for line in info if line.startswith("model name")),
         "cores": len(os.sched_getaffinity(0)),
-        "cpu_quota_us": limit("cpu", "cpu.cfs_quota_us"),
-        "cpu_period_us": limit("cpu", "cpu.cfs_period_us"),
-        "memory": limit("memory", "memory.limit_in_bytes"),
+        "cpu_quota_us": quota,
+        "cpu_period_us": period,
+        "memory": memory,
         "load": os.getloadavg()[0],
         "date": f"{datetime.now():%Y-%m-%d}",
     }
