@@ -105,7 +105,7 @@ def page(found: dict[str, Any]) -> str:
     where, rows = found["machine"], []
     for name, took in found["problem_sets"].items():
         longest, computing = (f"{took[key]:.0f} s" for key in ("longest_cell", "computing"))
-        clock = f"{took['seconds'] // 60:.0f}:{took['seconds'] % 60:02.0f}"
+        clock = "{}:{:02}".format(*divmod(round(took["seconds"]), 60))
         rows.append(f"| {name} | {clock} | {longest} | {computing} | {took['memory'] / 2**30:.1f} GB |")
     return PAGE.format(
         rows="\n".join(rows),
