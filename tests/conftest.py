@@ -1,10 +1,28 @@
-"""Small things that the tests of the core share. Nothing applies to whoever does not ask."""
+"""Small things that tests share. Nothing applies to whoever does not ask."""
+
+import shutil
 
 import pytest
 import torch
 
 from msnlib import Task, dense_network, seed_everything, tasks
 from msnlib.seeding import stream
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+SWITCHES = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium without a window, driven by Playwright."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"there is no browser: none of {', '.join(BROWSERS)}")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=path, args=[*SWITCHES.split(), "--no-first-run"])
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture

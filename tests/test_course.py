@@ -5,6 +5,7 @@ tests/test_grading.py does the same through nbgrader, for a class of students.
 """
 
 import ast
+import importlib
 import io
 import itertools
 import json
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from right_answers import RIGHT
 
 from msnlib.command import explained
 from msnlib.command.variants import choices, choose, resolve
@@ -237,6 +239,20 @@ WRONG = [
     Wrong("ps1", "exercise4", "no label for free", "picture", '["free", *names]', "names"),
     Wrong("ps2", "exercise1", "relu after the last layer", "outputs", "return x", "return x.relu()"),
     Wrong("ps2", "exercise1", "no relu", "outputs", "x = x.relu()", "pass"),
+    Wrong(
+        "ps1",
+        "exercise4",
+        "msnlib's own",
+        "picture",
+        "    figure, ax = plt.subplots(figsize=(4, 4))",
+        """\
+    __import__("msnlib.lab").lab.owners({"": owner}, names)
+    ax = plt.gcf().axes[0]
+    ax.set(xlabel="input", ylabel="unit")
+    ax.legend(handles=[plt.Line2D([], [], label=name) for name in ["free", *names]])
+    return ax
+    figure, ax = plt.subplots(figsize=(4, 4))""",
+    ),
     Wrong("ps2", "exercise1", "no mask", "outputs gradients", "(weight * mask)", "weight"),
     Wrong(
         "ps2",
@@ -400,6 +416,16 @@ WRONG = [
         'return (arms.get_group("multitask") - arms',
         'return (arms.get_group("multitask").groupby("task").transform("mean") - arms',
     ),
+    Wrong(
+        "ps3",
+        "exercise3",
+        "msnlib's own",
+        "bound missing",
+        "    return paired.mean() - width",
+        """\
+    from msnlib.lab.statistics import Margin, compare
+    return compare(paired, 0 * paired, Margin(1, "accuracy"), 2 * confidence - 1).low""",
+    ),
     Wrong("ps3", "exercise3", "two-sided", "bound missing", "ppf(confidence,", "ppf((1 + confidence) / 2,"),
     Wrong(
         "ps3",
@@ -414,6 +440,17 @@ WRONG = [
     Wrong("ps3", "exercise3", "no square root of n", "bound missing", " / math.sqrt(n)", ""),
     Wrong("ps3", "exercise3", "counts the missing", "bound missing", "n = len(paired)", "n = len(paired) + 1"),
     Wrong("ps3", "exercise3", "keeps the missing in n", "missing", "paired = paired.dropna()\n    n", "n"),
+    Wrong(
+        "ps3",
+        "exercise4",
+        "msnlib's own",
+        "decision margin",
+        DECIDE,
+        """\
+__import__("msnlib.lab.statistics").lab.statistics.compare(
+        paired, 0 * paired, __import__("msnlib.lab.statistics").lab.statistics.Margin(margin, "accuracy"),
+    ).p_noninferior < 1 - confidence""",
+    ),
     Wrong("ps3", "exercise4", "the mean decides", "decision", DECIDE, "bool(paired.mean() > -margin)"),
     Wrong(
         "ps3",
@@ -476,9 +513,21 @@ WRONG = [
         "ps4",
         "exercise3",
         "msnlib's own",
-        "count outputs others",
+        "count outputs",
         "if not offer.is_output:\n            kept[name] = anywhere(offer)",
         "if True:\n            kept[name] = offer.best(by_unit=offer.is_output)",
+    ),
+    Wrong(
+        "ps4",
+        "exercise4",
+        "msnlib's own",
+        "interval",
+        "    series = pd.Series(differences)",
+        """\
+    from msnlib.lab.statistics import Margin, compare
+    found = compare(differences, [0] * len(differences), Margin(1, "accuracy"), confidence)
+    return found.low, found.high
+    series = pd.Series(differences)""",
     ),
     Wrong("ps4", "exercise4", "the missing count", "measure", "/ len(there)", "/ len(recalls)"),
     Wrong("ps4", "exercise4", "the worst", "measure", "sum(there) / len(there)", "min(there)"),
@@ -544,7 +593,27 @@ def test_every_test_cell_has_a_visible_and_a_hidden_part(name):
             source = source_of(cell)
             hidden = re.findall(r"### BEGIN HIDDEN TESTS\n(.*?)### END HIDDEN TESTS", source, re.S)
             shown = re.sub(r"### BEGIN HIDDEN TESTS\n.*?### END HIDDEN TESTS", "", source, flags=re.S)
-            assert any("assert" in part for part in hidden) and "assert" in shown.lower(), meta(cell)["grade_id"]
+            name_of_cell = meta(cell)["grade_id"]
+            assert any("assert" in part for part in hidden) and "assert" in shown.lower(), name_of_cell
+            with_msnlib = (name, name_of_cell.split("-")[0]) == ("ps3", "exercise1")
+            assert ("with unaided(" in source) != with_msnlib, f"{name_of_cell}: msnlib's own function must be found"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_exercise_gets_its_points_when_all_other_answers_are_deleted(name, monkeypatch):
+    worth = automatic(name)
+    for exercise in {cell.split("-")[0] for cell in worth}:
+        only = lambda cell, source, exercise=exercise: source if cell == exercise else ""  # noqa: E731
+        found, said = points(problem_set(name), name, monkeypatch, only)
+        mine = {cell: value for cell, value in found.items() if cell.split("-")[0] == exercise}
+        assert mine == {cell: worth[cell] for cell in mine}, said
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_right_answers_in_other_styles_get_every_point(name, monkeypatch):
+    for answers in RIGHT[name]:
+        found, said = points(problem_set(name), name, monkeypatch, answers.get)
+        assert found == automatic(name), said
 
 
 def test_every_exercise_has_four_wrong_answers():
@@ -645,6 +714,16 @@ def test_the_start_notebook_finds_what_is_there(monkeypatch, tmp_path, capsys):
         if cell["cell_type"] == "code":
             exec(source_of(cell), names)
     assert capsys.readouterr().out.splitlines()[-1] == "Everything is there."
+
+
+def test_lecturers_read_times_that_were_measured(monkeypatch):
+    folder = SOURCES.parent.parent.parent / "course"
+    monkeypatch.syspath_prepend(str(folder))
+    times = importlib.import_module("times")
+    measured = read(folder / "times.json")
+    assert (folder / "times.md").read_text(encoding="utf-8") == times.page(measured)
+    assert list(measured["problem_sets"]) == list(NAMES)
+    assert all(took["seconds"] < 120 for took in measured["problem_sets"].values()), "docs/teaching.md says so"
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)

@@ -155,7 +155,7 @@ def play(folder, hand_ins, *variant):
     source = json.loads((folder / "source" / "ps1" / "ps1.ipynb").read_text())
     released = json.loads((folder / "release" / "ps1" / "ps1.ipynb").read_text())
     hand_ins(source, released, folder / "submitted")
-    graded = msn("grade", folder, "--timeout", 5)
+    graded = msn("grade", folder, "--timeout", 12)  # torch must have been imported by then
     return types.SimpleNamespace(folder=folder, source=source, graded=graded, answered=msn("feedback", folder))
 
 
@@ -273,25 +273,96 @@ def test_the_command_says_what_came_of_each_and_how_many_answers_wait(played):
     assert "Ærø [1] * ps1: 15 of 20 points, Übung.zip:Übung/ps1 (1).ipynb read, 5 not yet graded" in out
 
 
+def text_of(course, student):
+    """The text of a student's page, as it stands in the file."""
+    text = (course.folder / "feedback" / identifier(student) / "ps1" / "ps1.html").read_text(encoding="utf-8")
+    return " ".join(html.unescape(re.sub(r"<style.*?</style>|<[^>]*>", " ", text, flags=re.S)).split())
+
+
 def test_pages_say_what_was_expected_and_what_came(played):
     first, second = played
-
-    def page(course, student):
-        text = (course.folder / "feedback" / student / "ps1" / "ps1.html").read_text(encoding="utf-8")
-        return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)).split())
-
-    anna, cleo, emil = (page(first, student) for student in ("anna", "cleo", "emil"))
+    anna, cleo, emil = (text_of(first, student) for student in ("anna", "cleo", "emil"))
     assert "15 of 20 points so far; 5 not yet graded" in anna and "exercise5-answer: not yet graded, of 3" in anna
     assert "exercise1-count: 0 of 1" in cleo
     assert "a half goes to the even neighbour · [entries(n, 0.5) for n in (3, 5, 7, 13)]: expected [2, 2, 4, 6]" in cleo
     assert "came [2, 3, 4, 7]" in cleo and "exercise2-ties: 2 of 2" in cleo
     assert "0 of 20 points" in emil and "exercise1-count: 0 of 1 not answered" in emil
-    assert "msnlib's top was called: the exercise asks you to write it yourself" in page(first, "dora")
-    assert "exercise4-picture: 0 of 2 it took too long" in page(first, "fine")
-    assert "expected [2, 3], came [0, 1]" in page(second, "hugo")
-    assert "exit() would end the program" in page(second, "kim")
+    assert "msnlib's top was called: the exercise asks you to write it yourself" in text_of(first, "dora")
+    assert "exercise4-picture: 0 of 2 it took too long" in text_of(first, "fine")
+    assert "expected [2, 3], came [0, 1]" in text_of(second, "hugo")
+    assert "exit() would end the program" in text_of(second, "kim")
     for text in (anna, cleo):
         assert "Model answer" not in text and "every count can be asked for" not in text, "before the due date"
+
+
+# What sticks out of the page and lies in nothing that scrolls.
+STICKING_OUT = """() => [...document.querySelectorAll("main *")].filter(element => {
+    if (element.getBoundingClientRect().right <= innerWidth + 1) return false
+    for (let box = element; box; box = box.parentElement)
+        if (["auto", "scroll"].includes(getComputedStyle(box).overflowX)) return false
+    return true
+}).map(element => element.outerHTML.slice(0, 120))"""
+
+
+# Of every row of the first table: its texts, and that of the place its link leads to.
+PARTS = """() => [...document.querySelector("table").tBodies[0].rows].map(row => [
+    ...[...row.cells].map(cell => cell.innerText),
+    document.getElementById(row.querySelector("a").hash.slice(1)).closest(".cell").innerText,
+])"""
+
+
+def test_pages_in_a_browser_at_1200_pixels(played, browser):
+    for course in played:
+        for student, row in grades(course.folder).items():
+            page = browser.new_page(viewport={"width": 1200, "height": 900})
+            said, asked = [], []
+            page.on("console", lambda message, said=said: said.append(message.text))
+            page.on("pageerror", lambda error, said=said: said.append(str(error)))
+            page.on("request", lambda request, asked=asked: asked.append(request.url))
+            path = course.folder / "feedback" / identifier(student) / "ps1" / "ps1.html"
+            page.goto(path.as_uri(), wait_until="networkidle")
+            assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()], "nothing else is loaded"
+            assert said == [], student
+            waiting = f" so far; {row['not_yet_graded']} not yet graded" if row["not_yet_graded"] != "0" else ""
+            assert page.locator("h1").first.inner_text().strip("¶") == (
+                f"ps1: {row['points']} of {row['maximum']} points{waiting}"
+            )
+            by_column = {}
+            for part, got, why, place in page.evaluate(PARTS):
+                by_column.setdefault(part if part in BY_HAND else part.split("-")[0], []).append(got)
+                points, of = ["0", got.split()[-1]] if "not yet" in got else got.split(" of ")
+                assert part in BY_HAND or bool(why) == (float(points) < float(of)), (student, part, why)
+                assert place.startswith(f"{part}: {got}") and why in place, (student, part)
+            for column, got in by_column.items():
+                if row[column] == "not yet graded":
+                    assert got == [f"not yet graded, of {got[0].split()[-1]}"]
+                else:
+                    assert sum(float(one.split(" of ")[0]) for one in got) == float(row[column]), (student, column)
+            assert page.evaluate("document.documentElement.scrollWidth") <= 1200
+            assert page.evaluate(STICKING_OUT) == []
+            broken = "() => [...document.images].filter(one => !one.complete || !one.naturalWidth).length"
+            assert page.evaluate(broken) == 0
+            page.close()
+
+
+def test_what_a_student_wrote_neither_runs_nor_loads_anything_on_the_page(tmp_path, browser):
+    from msnlib.command.feedback import page as made
+    from msnlib.command.grading import Grades
+
+    script = "<script>document.title = 'taken'</script><img src='https://example.org/1.png'>"
+    shown = {"output_type": "display_data", "metadata": {}, "data": {"text/html": script, "text/plain": ""}}
+    cells = [
+        {"cell_type": "markdown", "metadata": {}, "source": f"![x](https://example.org/2.png) {script}"},
+        {"cell_type": "code", "metadata": {}, "source": "1", "execution_count": 1, "outputs": [shown]},
+    ]
+    path = tmp_path / "page.html"
+    path.write_text(made("ps1", {"cells": cells, "metadata": {}}, [], Grades((), {}), answers=False), encoding="utf-8")
+    page, answered = browser.new_page(), []
+    page.on("response", lambda response: answered.append(response.url))
+    page.on("requestfailed", lambda request: answered.append(request.failure))
+    page.goto(path.as_uri(), wait_until="networkidle")
+    assert page.title() == "ps1"
+    assert answered == [path.as_uri(), *["csp"] * (len(answered) - 1)]
 
 
 def test_students_get_problem_sets_without_answers_and_a_start(played):
@@ -416,6 +487,59 @@ def test_a_cell_that_ends_python_or_ignores_interrupts_costs_what_depends_on_it(
     assert (folder / "autograded" / "loud" / "loop" / "loop.ipynb").stat().st_size < 2_000_000
 
 
+def zipped(path, files):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "names, students",
+    [
+        (("Ana Ek_10_assignsubmission_file_/a.ipynb", "Bo_11_assignsubmission_file_/b.zip"), {"Ana Ek", "Bo"}),
+        (("Ana Ek_10_assignsubmission_file_a.ipynb", "Bo_11_assignsubmission_file_b.ipynb"), {"Ana Ek", "Bo"}),
+        (("ekana_10_77_a.ipynb", "bo_LATE_11_78_b-1.ipynb"), {"ekana", "bo"}),
+        (("Ek_1_assignsubmission_file_/x.ipynb", "Ek_2_assignsubmission_file_/x.ipynb"), None),
+        (("ana/x.ipynb", "bo/deep/er/my_2_3_x.ipynb", "__MACOSX/ana/._x.ipynb"), {"ana", "bo"}),
+        (("loop/ana/x.ipynb", "loop/bo [1]*/x.ipynb"), {"ana", "bo [1]*"}),
+    ],
+)
+def test_a_platforms_zip_is_sorted_by_student(names, students, folder, tmp_path):
+    archive = zipped(tmp_path / "all.zip", {name: name for name in names})
+    code, out, err = msn("collect", folder, "--set", "loop", "--zip", archive)
+    assert (code, err, len(out)) == (0, [], 2)
+    submitted = folder / "submitted"
+    found = {path.relative_to(submitted).parts[0]: path.read_text() for path in submitted.glob("*/loop/*")}
+    assert set(found) == (students or {"Ek_1_assignsubmission_file", "Ek_2_assignsubmission_file"})
+    assert sorted(found.values()) == sorted(names[:2]), "everybody has what is theirs"
+
+
+def test_what_is_collected_is_graded_and_replaced_by_what_comes_later(folder, tmp_path):
+    right = json.dumps(edited(notebook_of(LOOP), {"said": "One, I say."}))
+    wrong = json.dumps(edited(notebook_of(LOOP), {"one": "def one():\n    return 2"}))
+    first = zipped(tmp_path / "1.zip", {"ana/loop.ipynb": wrong, "ana/deep/loop.ipynb": right, "bo/essay.pdf": "pdf"})
+    assert msn("collect", folder, "--set", "loop", "--zip", first)[1] == [
+        "ana loop: loop.ipynb, again loop.ipynb",
+        "bo loop: essay.pdf",
+    ]
+    code, out, err = msn("grade", folder)
+    assert out[0].startswith("ana loop: 0 of 5 points, loop.ipynb read, not again loop.ipynb")
+    assert err == ["msn: bo loop: no loop.ipynb (there: essay.pdf)"]
+    second = zipped(tmp_path / "2.zip", {"ana/loop (2).ipynb": right, "stray.ipynb": right, "/x/../y.ipynb": right})
+    code, out, err = msn("collect", folder, "--set", "loop", "--zip", second)
+    assert out == ["ana loop: loop (2).ipynb, in place of what was there"]
+    assert err == ["msn: stray.ipynb: is nobody's: it lies in no student's folder"]
+    assert msn("grade", folder)[1][0].startswith("ana loop: 2 of 5 points, loop (2).ipynb read")
+    assert msn("collect", folder, "--set", "loop", "--zip", tmp_path / "3.zip")[2] == [
+        f"msn: {tmp_path / '3.zip'} cannot be read: No such file or directory"
+    ]
+    assert msn("collect", folder, "--set", "ps9", "--zip", second)[2] == [
+        f"msn: no problem set 'ps9' in {folder / 'source'}"
+    ]
+    assert msn("collect", folder, "--set", "loop")[2] == ["msn: msn course collect needs --set NAME and --zip FILE"]
+
+
 def test_what_is_cut_off_is_not_graded_and_nobody_else_may_grade_meanwhile(folder, tmp_path):
     hand_in(folder, "anna")
     assert msn("grade", folder)[1][0] == "anna loop: 2 of 5 points, 3 not yet graded"
@@ -471,7 +595,9 @@ def test_points_by_hand_late_days_and_what_is_handed_in_again(folder):
     from nbgrader.api import Gradebook
 
     hand_in(folder, "anna")
-    put("2027-05-02 12:00:00 UTC", folder, "submitted", "anna", "loop", "timestamp.txt")
+    receipts = {"timestamp.txt": "2027-05-02 12:00:00 UTC", "submission_secret.txt": "of this hand-in"}
+    for name, text in receipts.items():
+        put(text, folder, "submitted", "anna", "loop", name)
     with Gradebook(f"sqlite:///{folder / 'gradebook.db'}") as book:
         book.update_or_create_assignment("loop", duedate="2027-05-01 09:00:00 UTC")
     assert msn("grade", folder)[1][0] == "anna loop: 2 of 5 points, 27 hours late, 3 not yet graded"
@@ -483,6 +609,8 @@ def test_points_by_hand_late_days_and_what_is_handed_in_again(folder):
     assert msn("grade", folder)[1] == ["anna loop: graded before (--force grades it again)"]
     assert msn("feedback", folder)[1] == ["anna loop: feedback/anna/loop/loop.html, without model answers"]
     page = folder / "feedback" / "anna" / "loop" / "loop.html"
+    beside = {path.name: path.read_text() for path in page.parent.glob("*.txt")}
+    assert beside == receipts, "nbgrader's exchange gives the page to whoever has the secret"
     assert "3.5 of 5 points" in page.read_text() and "Say why." in page.read_text()
     assert "27 hours late" in page.read_text() and "one more" not in page.read_text()
     row = grades(folder)["anna"]
@@ -491,16 +619,28 @@ def test_points_by_hand_late_days_and_what_is_handed_in_again(folder):
     assert "Model answer" in page.read_text() and "One is one." in page.read_text() and "one more" in page.read_text()
 
     hand_in(folder, "anna", "def one():\n    return 3")
+    assert msn("grade", folder)[1] == ["anna loop: 1.5 of 5 points, 27 hours late"], "the answer is the same"
+    hand_in(folder, "anna", "def one():\n    return 3", said="Two, I say.")
     assert msn("grade", folder)[1][0] == "anna loop: 1.5 of 5 points, 27 hours late, 3 not yet graded"
     assert not page.exists(), "it was about the earlier hand-in"
     msn("feedback", folder)
     assert "1.5 of 3, for an earlier hand-in: to be looked at again" in page.read_text()
 
+    hand_in(folder, "anna", "def one():\n    return 4", said="Two, I say.")
+    assert msn("grade", folder)[1][0].endswith("3 not yet graded"), "the same, but nobody has looked at it"
     with (folder / "nbgrader_config.py").open("a") as file:
         file.write('c.LateSubmissionPlugin.penalty_method = "zero"\n')
     assert msn("grade", folder, "--force")[1][0] == "anna loop: 0 of 5 points, 27 hours late, 3 not yet graded"
     row = grades(folder)["anna"]
     assert (row["points"], row["penalty"]) == ("0", "1.5")
+
+    with Gradebook(f"sqlite:///{folder / 'gradebook.db'}") as book:
+        grade = book.find_grade("one-value", "loop", "loop", "anna")
+        grade.manual_score, grade.needs_manual_grade = 2, False  # the lecturer finds that the student was right
+        book.db.commit()
+    for step in (("grade", folder, "--force"), ("feedback", folder)):
+        msn(*step)
+        assert grades(folder)["anna"]["one"] == "2" and grades(folder)["anna"]["not_yet_graded"] == "3"
 
 
 def test_a_problem_set_changed_after_its_release_is_not_graded_with(folder):

@@ -24,8 +24,6 @@ from msnlib.lab.records import RECORD_COLUMNS, read_records
 from msnlib.lab.report import format_value
 
 ROOT = Path(__file__).resolve().parent.parent
-CHROMIUM = "/usr/bin/chromium"
-SWITCHES = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
 NOTEBOOKS = ("1", "5", "10")  # one run, several runs, formulas, the records of a front page's figure
 WITH_FORMULAS = ["notebooks/01_subnetworks_by_hand.html", "notebooks/10_capacity.html"]
 OPENED = ["index.html", *WITH_FORMULAS, "api/msnlib.training.html"]
@@ -146,17 +144,6 @@ def address(site):
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
     server.server_close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not shutil.which(CHROMIUM):
-        pytest.skip(f"{CHROMIUM} is not there")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=[*SWITCHES.split(), "--no-first-run"])
-        yield chromium
-        chromium.close()
 
 
 # Elements that stick out of the screen and lie in nothing that scrolls.

@@ -92,14 +92,16 @@ def _add_running(commands: Any, notebooks: argparse.ArgumentParser, out: argpars
 
 def _add_course(commands: Any, notebooks: argparse.ArgumentParser) -> None:
     command = commands.add_parser("course", parents=[notebooks], help="release, grade and answer the problem sets")
-    steps = ("release", "grade", "feedback", "instructor")
-    command.add_argument(
-        "step", choices=steps, help="the first three in this order; instructor: the lecturer's archive"
-    )
+    steps = ("release", "collect", "grade", "feedback", "instructor")
+    command.add_argument("step", choices=steps, help="the first four in this order; instructor: the lecturer's archive")
     command.add_argument("folder", type=Path, metavar="DIR", help="the lecturer's folder")
     command.add_argument("--variant", default="", metavar="NAME", help="release: 2027, or ties=higher,rounding=up")
     command.add_argument("--students", type=Path, metavar="FILE", help="release: a name a line, a variant for each")
     command.add_argument("--install", default="", metavar="WHAT", help="release: from where students' pip gets msnlib")
+    command.add_argument("--set", metavar="NAME", help="collect: the problem set, such as ps1")
+    command.add_argument(
+        "--zip", type=Path, metavar="FILE", help="collect: everybody's files, from a learning platform"
+    )
     command.add_argument(
         "--timeout", type=_at_least_one, metavar="SECONDS", help="grade: interrupt a longer cell (120)"
     )

@@ -253,7 +253,7 @@ def _names(file: Path | None) -> list[str]:
 
 
 def _course(arguments: argparse.Namespace) -> int:
-    from msnlib.command import course, materials
+    from msnlib.command import course, materials, platforms
 
     if arguments.step == "release":
         sources = _notebooks_folder(arguments.notebooks) / "assignments" / "source"
@@ -261,6 +261,10 @@ def _course(arguments: argparse.Namespace) -> int:
         outcomes = materials.release(arguments.folder, sources, arguments.variant, names, arguments.install)
     elif arguments.step == "instructor":
         outcomes = materials.instructor(arguments.folder, _notebooks_folder(arguments.notebooks).parent)
+    elif arguments.step == "collect":
+        if not (arguments.set and arguments.zip):
+            raise UsageError("msn course collect needs --set NAME and --zip FILE")
+        outcomes = platforms.collect(arguments.folder, arguments.set, arguments.zip)
     elif arguments.step == "grade":
         outcomes = course.grade(arguments.folder, arguments.timeout, arguments.force)
     else:

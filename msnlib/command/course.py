@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from msnlib.command.coursefolder import CourseFolder, Outcome, problem_sets
+from msnlib.command.coursefolder import CourseFolder, Outcome, copy_receipts, problem_sets
 from msnlib.command.grading import Desk, Grades, check_gradebook, desk
 from msnlib.command.handins import HandIn, HandInError, Notebook, assemble, identifier, mark, read_hand_in, shown
 from msnlib.files import UsageError, replacing
-from msnlib.lab.notebooks import read_notebook
+from msnlib.lab.notebooks import read_notebook, source_of
 from msnlib.lab.records import digest
 
 
@@ -81,13 +81,11 @@ def feedback(folder: Path, answers: bool = False) -> Iterator[Outcome]:
             grades = _grades(table, course, hand_in)
             if grades is None:
                 continue
-            path, due = course.page(hand_in), table.due(hand_in.name)
+            due = table.due(hand_in.name)
             over = answers or (due is not None and due < datetime.now(UTC))
             graded, cells = read_notebook(course.graded(hand_in)), course.cells(hand_in.name)
             made = page(hand_in.assignment, graded, cells, grades, answers=over)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as part:
-                part.write_text(made, encoding="utf-8")
+            path = course.write_page(hand_in, made)
             note = str(path.relative_to(course.path)) + ("" if over else ", without model answers")
             yield Outcome(hand_in.assignment, hand_in.student, note)
         yield from _write_grades(table, course, found, {})
@@ -110,15 +108,16 @@ def _grade_one(table: Desk, course: CourseFolder, hand_in: HandIn, force: bool) 
     stamp = digest([notebook, when, course.digest(name)])
     if not force and course.stamp(hand_in) == stamp and _grades(table, course, hand_in) is not None:
         return said("graded before (--force grades it again)")
+    judged = _judged(table, course, hand_in)
     course.forget(hand_in)
     place = table.submitted(name, student)
     (place / f"{name}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
-    if when:
-        (place / "timestamp.txt").write_text(when, encoding="utf-8")
+    copy_receipts(hand_in.folder, place)
     error, result = table.grade(name, student)
     if error:
         return said(error, failed=True)
     course.keep(hand_in, stamp, result)
+    table.confirm(name, student, {part for part, seen in _seen(course, hand_in).items() if judged.get(part) == seen})
     grades = _grades(table, course, hand_in)
     if grades is None:
         return said("nbgrader kept no grades", failed=True)
@@ -130,6 +129,25 @@ def _grade_one(table: Desk, course: CourseFolder, hand_in: HandIn, force: bool) 
     if grades.waiting:
         notes.append(f"{sum(part.maximum for part in grades.waiting):g} not yet graded")
     return said(", ".join(notes))
+
+
+def _seen(course: CourseFolder, hand_in: HandIn) -> dict[str, str]:
+    """Return what somebody who grades sees of each part: its text, and what it printed and drew."""
+    cells = read_notebook(course.graded(hand_in))["cells"]
+    shown = {
+        mark(cell): (source_of(cell), [{**o, "execution_count": None} for o in cell.get("outputs", [])])
+        for cell in cells
+    }
+    return {part: digest(seen) for part, seen in shown.items() if part}
+
+
+def _judged(table: Desk, course: CourseFolder, hand_in: HandIn) -> dict[str, str]:
+    """Return what the parts were that have points which count."""
+    grades = _grades(table, course, hand_in)
+    if grades is None:
+        return {}
+    waiting = {part.name for part in grades.waiting}
+    return {part: seen for part, seen in _seen(course, hand_in).items() if part not in waiting}
 
 
 def _ends(graded: Mapping[str, Any]) -> Iterator[str]:

@@ -11,10 +11,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from msnlib.command.handins import HandIn, Notebook, find_hand_ins, identifier, mark, shown
-from msnlib.files import UsageError, write_json
+from msnlib.files import UsageError, replacing, write_json
 from msnlib.lab.notebooks import read_notebook
 from msnlib.lab.parameters import ParameterError
 from msnlib.lab.records import digest
+
+RECEIPTS = ("timestamp.txt", "submission_secret.txt")  # nbgrader's exchange returns a page by them
 
 
 @dataclass(frozen=True)
@@ -102,13 +104,22 @@ class CourseFolder:
         name = identifier(hand_in.name)
         return self.path / "feedback" / identifier(hand_in.student) / name / f"{name}.html"
 
+    def write_page(self, hand_in: HandIn, text: str) -> Path:
+        """Write a student's page, with the receipts of what was graded beside it; return where it is."""
+        path = self.page(hand_in)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        copy_receipts(self.graded(hand_in).parent, path.parent)
+        with replacing(path) as part:
+            part.write_text(text, encoding="utf-8")
+        return path
+
     def stamp(self, hand_in: HandIn) -> str | None:
         """Return what a hand-in was when it was graded, or None when it is not, or not as a whole."""
         return _read(self._stamps).get(hand_in.key) if self.graded(hand_in).is_file() else None
 
     def keep(self, hand_in: HandIn, stamp: str, result: Path) -> None:
         """Take the folder ``result`` as the graded hand-in."""
-        shutil.copytree(result, self.graded(hand_in).parent, ignore=shutil.ignore_patterns("timestamp.txt"))
+        shutil.copytree(result, self.graded(hand_in).parent)
         write_json(self._stamps, _read(self._stamps) | {hand_in.key: stamp})
 
     def forget(self, hand_in: HandIn) -> None:
@@ -130,6 +141,13 @@ class CourseFolder:
     def is_released(self, name: str) -> bool:
         """Whether a problem set is what was released last."""
         return _read(self._released).get(name) == self.digest(name) and self.released(name).is_file()
+
+
+def copy_receipts(folder: Path, to: Path) -> None:
+    """Copy what nbgrader's exchange put beside a hand-in."""
+    for name in RECEIPTS:
+        if (folder / name).is_file() and not (folder / name).is_symlink():
+            shutil.copyfile(folder / name, to / name)
 
 
 def problem_sets(folder: Path) -> list[str]:

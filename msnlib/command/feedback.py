@@ -3,6 +3,7 @@
 import copy
 import html
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -18,11 +19,24 @@ _SAID = {  # errors that need no traceback, the most telling first
     "AssertionError": "a test failed",
     "NotImplementedError": "not answered",
 }
-_STYLE = "<style>#notebook td, #notebook th { text-align: left !important }</style>"
+_STYLE = """\
+<style>
+#notebook td, #notebook th { text-align: left !important }
+#notebook .cell:first-child td:nth-child(-n+2) { white-space: nowrap }
+</style>"""
+# The classic page without its scripts; what a student wrote may neither run nor load anything where the page is read.
+_FONTS = re.compile(r"@font-face\s*{[^}]*}")  # files that lie beside the template
+_TEMPLATE = """\
+{%- extends 'index.html.j2' -%}
+{%- block html_head_js -%}
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+{%- endblock html_head_js -%}
+{%- block html_head_js_mathjax -%}{%- endblock html_head_js_mathjax -%}
+"""
 
 
 def page(title: str, graded: Notebook, cells: Iterable[Notebook], grades: Grades, answers: bool) -> str:
-    """Return a page of HTML that needs no other file.
+    """Return a page of HTML that needs no other file, asks for none, and runs no program.
 
     Args:
         title: what stands at its top.
@@ -49,11 +63,10 @@ def page(title: str, graded: Notebook, cells: Iterable[Notebook], grades: Grades
     for number, cell in enumerate(whole):
         cell["id"] = f"cell{number}"
     notebook = {"cells": whole, "metadata": graded["metadata"], "nbformat": 4, "nbformat_minor": 5}
-    exporter = HTMLExporter(
-        template_name="classic", mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url=""
-    )
+    exporter = HTMLExporter(template_name="classic", raw_template=_TEMPLATE)
     made, _ = exporter.from_notebook_node(nbformat.reads(json.dumps(notebook), 4), {"metadata": {"name": title}})
-    return made
+    head, end, body = made.partition("</head>")
+    return _FONTS.sub("", head) + end + body
 
 
 def _text(source: str) -> Notebook:

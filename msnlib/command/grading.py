@@ -7,7 +7,7 @@ import sqlite3
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -74,6 +74,15 @@ class Desk:
     def grade(self, name: str, student: str) -> tuple[str, Path]:
         """Grade what lies in ``submitted``; return what went wrong, or nothing, and the folder with the result."""
         return _error(self.api.autograde, name, student), self.root / "autograded" / student / name
+
+    def confirm(self, name: str, student: str, parts: Collection[str]) -> None:
+        """Let points that were given by hand stand for these parts: nbgrader doubts them all when it grades again."""
+        with self.api.gradebook as book:
+            for notebook in book.find_submission(name, student).notebooks:
+                for grade in notebook.grades:
+                    if grade.name in parts and grade.manual_score is not None:
+                        grade.needs_manual_grade = False
+            book.db.commit()
 
     def submitted(self, name: str, student: str) -> Path:
         """Return the folder for one student's files, made anew."""

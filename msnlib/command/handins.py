@@ -130,20 +130,22 @@ def _files(folder: Path) -> Iterator[tuple[str, Any]]:
         if path.suffix.lower() == ".zip":
             try:
                 with zipfile.ZipFile(path) as archive:
-                    members = [info for info in archive.infolist() if not _is_hidden(info)]
+                    members = [info for info in archive.infolist() if not is_hidden(info)]
             except zipfile.BadZipFile:
                 raise OSError(f"{shown(path.name)} is no zip") from None
             for info in members:
-                yield f"{path.name}:{info.filename}", lambda path=path, info=info: _unpacked(path, info)
+                yield f"{path.name}:{info.filename}", lambda path=path, info=info: unpacked(path, info)
         else:
             yield path.name, lambda path=path: _content(path)
 
 
-def _is_hidden(info: zipfile.ZipInfo) -> bool:
+def is_hidden(info: zipfile.ZipInfo) -> bool:
+    """Whether a zip's member is a folder, or something that a system put there for itself."""
     return info.is_dir() or any(part.startswith((".", "__MACOSX")) for part in info.filename.split("/"))
 
 
-def _unpacked(path: Path, info: zipfile.ZipInfo) -> bytes:
+def unpacked(path: Path, info: zipfile.ZipInfo) -> bytes:
+    """Return a zip's member, unless it is far too large, which is an `OSError`."""
     with zipfile.ZipFile(path) as archive, archive.open(info) as file:
         return _limited(file)
 
