@@ -61,6 +61,17 @@ def test_the_example_of_another_model_runs():
     assert type(names["alone"]) is torchvision.models.ResNet
 
 
+@pytest.mark.filterwarnings("error")
+def test_the_rule_of_how_it_is_built_runs():
+    import msnlib
+
+    (example,) = _examples((ROOT / "docs" / "built.md").read_text(encoding="utf-8"))
+    names: dict = {}
+    exec(example, names)
+    weight = msnlib.shared_tensors(names["net"])["trunk.0.weight"]
+    assert len(weight["digits"].positions) == msnlib.entries(weight.numel(), 0.1)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_point_somewhere(page):
     for target in re.findall(r"\]\(((?!https?:)[^)#]+)\)", page.read_text(encoding="utf-8")):
