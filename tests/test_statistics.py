@@ -13,6 +13,7 @@ from msnlib.lab.statistics import (
     compare,
     crossed,
     intersection,
+    interval,
     needed_most,
     over_examples,
     verdict,
@@ -347,3 +348,10 @@ def test_the_example_that_is_needed_most_is_the_worst_to_leave_out(margin):
     for shape in ((1, 9), (4, 1)):
         with pytest.raises(ValueError, match="at least two seeds and two examples"):
             needed_most(np.ones(shape), np.ones(shape), margin)
+
+
+def test_the_interval_of_a_mean_is_students():
+    low, mean, high = interval([1.0, 2.0, 3.0])
+    assert mean == 2 and high - mean == pytest.approx(2.91999 / 3**0.5, rel=1e-4)  # from a table of t
+    assert mean - low == pytest.approx(high - mean)
+    assert math.isnan(interval([5.0])[0]) and interval([5.0])[1] == 5

@@ -42,6 +42,14 @@ def _pair(task, own, control, metric="accuracy", arms=("multitask", "dedicated")
          "at density 0.02, accuracy in % by choice: gradient: a 50.00; random: a 60.00"),
         ("performance", [("T=2", "scattered", "speedup_batch_32", 1.5)],
          "a training step at batch 32, times as fast as dense networks: T=2 1.50"),
+        ("E6", [*_pair("hard", 90, 92), *(("hard_sparse", f"after {arm}", "transfer_accuracy", value) for arm, value in
+         (("easy", -1), ("untrained", -1), ("easy reading", 2), ("untrained reading", 0), ("unrelated reading", -3)))],
+         "hard -2.00 points from a network for each task; a related neighbour that is not read is worth exactly as "
+         "much as an untrained one; reading it +2.00, an untrained one +0.00, an unrelated one -3.00 points"),
+        ("method", [("red", "subnetwork", "values", 18), ("all", "free", "values", 58)],
+         "drawn, not trained: values owned by red 18; none has two owners"),
+        ("01", [("blue", "subnetwork", "moved", 0), ("blue", "gradient mask", "moved", 0.8)],
+         "while the other task trains, a subnetwork moves by 0, one kept by masking gradients by 0.80"),
         ("E1", [("a", "multitask", "accuracy", 1)], "1 result"),
         ("capacity", [("a", "multitask", "accuracy", 1)], "1 result"),
     ],

@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "exercises": ["outcome", "unaided"],
         "factorial": ["HEADS", "VALUES", "Mask", "effects", "effects_table"],
         "figures": ["forest", "results"],
+        "findings": ["capacity"],
         "networks": [
             *("allocation_table", "dead_outputs", "dedicated", "describe", "idle_units", "narrow", "permuted"),
             *("shared_network", "trunk_owners"),
@@ -30,7 +31,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "published": ["other_outputs", "published_table", "published_value"],
         "records": ["Run", "read_records"],
         "report": ["paired", "report_table"],
-        "statistics": ["over_examples"],
-        "summary": ["print_findings"],
+        "statistics": ["interval", "over_examples"],
+        "summary": ["larger_runs", "print_findings"],
     },
 )

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import pandas as pd
-from scipy import stats
 
-from msnlib.lab.statistics import CONFIDENCE
+from msnlib.lab.statistics import interval
 
 
 class Difference(NamedTuple):
@@ -36,12 +35,10 @@ def over_pairs(one: pd.Series, other: pd.Series) -> Difference:
         ValueError: no seed has both.
     """
     difference = (one - other).dropna()
-    count = len(difference)
-    if not count:
+    if difference.empty:
         raise ValueError("no seed has both arms")
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * difference.sem() if count > 1 else float("nan")
-    mean = float(difference.mean())
-    return Difference(mean, mean - half, mean + half, count)
+    low, mean, high = interval(difference)
+    return Difference(mean, low, high, len(difference))
 
 
 def between(records: pd.DataFrame, task: str, one: str, other: str, metric: str = "accuracy") -> Difference:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -14,54 +15,81 @@ from matplotlib.lines import Line2D
 
 from msnlib.lab.claim import CAPPED
 from msnlib.lab.findings import capacity
-from msnlib.lab.looks import title
+from msnlib.lab.looks import looks, title
 from msnlib.lab.plots import LINES, legend_of
 from msnlib.lab.pooling import headline, over_seeds
-from msnlib.lab.published import published_table, published_value, repeating_arm
+from msnlib.lab.published import published_table, repeating_arm
 from msnlib.lab.report import format_difference
+from msnlib.lab.statistics import interval
 
 
 def results(records: pd.DataFrame) -> Figure:
-    """Every seed beside the published figure: a panel per published experiment and task, a row per arm.
+    """How far ours are from every published figure, a line each: the best first, runs of the published sizes above.
 
-    The arms are those that repeat the published ones: of E10 the trained discerner, of E4's reviews the control in
-    batches of 512.
+    The arms are those that repeat the published ones, stopped as the authors did: of E10 the trained discerner, of E4's
+    reviews the control in batches of 512. A dot is a seed, a mark their mean with its 90 % interval.
 
     Args:
         records: as ``read_records`` gives them; of each experiment its largest profile is shown.
     """
     shown = headline(records)
-    arms = ["dedicated", "multitask", "dedicated, converged", "multitask, converged"]
-    shown = shown[shown["metric"].isin(["accuracy", "mse"]) & (shown["profile"] != "quick")]
-    shown = shown[shown["experiment"].isin(published_table()["id"])]
-    panels = [(key, rows) for key, rows in shown.groupby(["experiment", "task", "metric"], sort=False)
-              if rows["arm"].isin(arms).any()]  # fmt: skip
-    columns = min(len(panels), 5)
-    lines = math.ceil(len(panels) / columns)
-    size = (2.6 * columns + 1.5, 2.0 * lines + 0.6)
-    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True)
-    for ax in axes.flat[len(panels) :]:
-        ax.set_visible(False)
-    for ax, ((experiment, task, metric), rows) in zip(axes.flat, panels, strict=False):
-        for place, arm in enumerate(arms):
-            theirs, comma, rule = arm.partition(", ")
-            ours = repeating_arm(experiment, task, theirs) + comma + rule
-            values = rows.loc[rows["arm"] == ours, "value"]
-            ax.plot(values, [place] * len(values), "o", color="0.35", alpha=0.7, label="one seed")
-            published = published_value(experiment, task, ours, metric)
-            if published is not None:
-                ax.plot(published, place, "D", color="none", markeredgecolor="black", markersize=9, label="published")
-        profile = rows["profile"].iloc[0]
-        ax.set_title(f"{experiment}: {task}" + ("" if profile == "paper" else f" ({profile})"), fontsize=10)
-        ax.set_xlabel("accuracy in %" if metric == "accuracy" else "squared error", fontsize=9)
-        ax.tick_params(axis="x", labelsize=9)
-        ax.set_yticks(range(len(arms)), arms)
-        ax.set_ylim(len(arms) - 0.5, -0.5)
-        ax.margins(x=0.12)
-    handles, labels = legend_of(axes.flat)
-    figure.tight_layout(rect=(0, 0.3 / size[1], 1, 1))
-    figure.legend(handles, labels, loc="lower center", ncols=len(labels))
+    rows = [row for row in map(partial(_against_published, shown), published_table().itertuples()) if row is not None]
+    sizes: dict[str, list[_Against]] = {
+        "the published sizes": [],
+        "the published sizes, squared error": [],
+        _SMALLER: [],
+    }
+    for row in sorted(rows, key=lambda row: -row.mean):
+        full = "the published sizes" + ", squared error" * (row.metric == "mse")
+        sizes[full if row.profile == "paper" else _SMALLER].append(row)
+    sizes = {size: found for size, found in sizes.items() if found}
+    heights = [len(found) + 2 for found in sizes.values()] or [1]
+    figure, axes = plt.subplots(
+        max(len(sizes), 1), figsize=(7.6, 0.26 * sum(heights) + 2.2), squeeze=False, height_ratios=heights
+    )
+    for ax, (size, found) in zip(axes.flat, sizes.items(), strict=False):
+        for y, row in enumerate(found):
+            colour = looks([row.task])[row.task].colour if row.arm == "multitask" else "white"
+            ax.plot([row.low, row.high], [y, y], color="black", linewidth=1.5, zorder=2)
+            ax.plot(row.gaps, [y] * len(row.gaps), ".", color="0.45", zorder=2)
+            ax.plot(row.mean, y, "Ds"[row.arm == "dedicated"], color=colour, markeredgecolor="black", zorder=3)
+        ax.axvline(0, color="black", linewidth=1)
+        ax.set_yticks(range(len(found)), [f"{title(row.task)}, {row.experiment}" for row in found], fontsize=9)
+        unit = "% of the published error" if found[0].metric == "mse" else "points of accuracy"
+        ax.set(title=size, ylim=(len(found) - 0.4, -0.6), xlabel=f"ours against published, {unit}: right is better")
+    marks = {"D": "one network (in the task's colour)", "s": "a network for each task", ".": "one seed"}
+    handles = [Line2D([], [], linestyle="", marker=mark, color="0.45" if mark == "." else "white",
+                      markeredgecolor="black", label=label) for mark, label in marks.items()]  # fmt: skip
+    handles.append(Line2D([], [], color="black", label="90 % interval of the mean"))
+    figure.tight_layout(rect=(0, 0.6 / figure.get_figheight(), 1, 1))
+    figure.legend(handles=handles, loc="lower center", ncols=2)
     return figure
+
+
+_SMALLER = "smaller networks, fewer images"
+
+
+class _Against(NamedTuple):
+    experiment: str
+    task: str
+    arm: str
+    metric: str
+    profile: str
+    gaps: list[float]
+    low: float
+    mean: float
+    high: float
+
+
+def _against_published(shown: pd.DataFrame, row: Any) -> _Against | None:
+    """Our results minus a published figure, better to the right; None where we have none."""
+    ours = repeating_arm(row.id, row.task, row.arm)
+    found = shown[shown["experiment"].eq(row.id) & shown["task"].eq(row.task)]
+    found = found[found["arm"].eq(ours) & found["metric"].eq(row.metric) & found["profile"].ne("quick")]
+    if found.empty:
+        return None
+    gaps = found["value"] - row.value if row.metric == "accuracy" else 100 * (1 - found["value"] / row.value)
+    return _Against(row.id, row.task, row.arm, row.metric, found["profile"].iloc[0], gaps.tolist(), *interval(gaps))
 
 
 OVERVIEW = (  # the text of the figure, for those who cannot see it
@@ -71,15 +99,28 @@ OVERVIEW = (  # the text of the figure, for those who cannot see it
 )
 
 
-def overview(records: pd.DataFrame, claim: pd.DataFrame) -> Figure:
+def overview(records: pd.DataFrame, claim: pd.DataFrame, narrow: bool = False) -> Figure:
     """The findings in three panels: loss at the published size, what is forgotten, where it breaks.
 
     Args:
         records: as ``read_records`` gives them.
         claim: as :func:`~msnlib.lab.claim.claim_table` gives it.
+        narrow: the panels one below the other, for a screen as wide as a hand.
     """
     shown = headline(records[records["profile"] != "quick"])
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12.5, 4.2), width_ratios=(1.25, 0.9, 1.1))
+    if narrow:
+        figure, (left, middle, right) = plt.subplots(3, 1, figsize=(4.8, 10.5), height_ratios=(1.25, 0.8, 1))
+    else:
+        figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12.5, 4.2), width_ratios=(1.25, 0.9, 1.1))
+    _losses(left, claim)
+    _forgotten(middle, shown)
+    _breaks(right, capacity(shown))
+    figure.tight_layout(w_pad=2, h_pad=2)
+    return figure
+
+
+def _losses(left: Axes, claim: pd.DataFrame) -> None:
+    """Draw the claim's differences at the published size, with their intervals."""
     rows = claim[claim["profile"].eq("paper") & claim["rule"].eq(next(iter(claim["rule"]), ""))]
     for y, row in enumerate(rows.to_dict("records")):
         _interval(left, y, row, ("low", "high"), color="black", linewidth=2)
@@ -87,14 +128,18 @@ def overview(records: pd.DataFrame, claim: pd.DataFrame) -> Figure:
     left.axvline(0, color="0.6", linewidth=1)
     left.axvline(-1, color="black", linestyle=":")
     left.set_yticks(range(len(rows)), [f"{r.experiment} {title(r.task)}" for r in rows.itertuples()])
-    left.set(ylim=(max(len(rows), 1) - 0.4, -0.6), xlim=(-_EDGE, _EDGE), title="Is anything lost? (published size)")
-    left.set_xlabel("worse    |    better than a network of its own\n-1 (dotted): the loss that would matter")
+    left.set(ylim=(max(len(rows), 1) + 1.2, -0.6), xlim=(-_EDGE, _EDGE), title="Is anything lost? (published size)")
+    left.set_xlabel("left is worse, right is better\ndotted, at -1: the loss that would matter")
     for word in dict.fromkeys(rows["verdict"]):
         marker, face = _SHAPES.get(word, _NO_VERDICT)
         left.plot([], [], marker, color="black", markerfacecolor=face, label=word)
     if len(rows):
         left.legend(loc="lower right", fontsize=8)
     left.grid(axis="y", visible=False)
+
+
+def _forgotten(middle: Axes, shown: pd.DataFrame) -> None:
+    """Draw the points of accuracy forgotten by each method."""
     lost = shown[shown["experiment"].eq("forgetting") & shown["metric"].eq("forgetting_accuracy")]
     names = {
         "fine-tuning": "one network\ntrained on",
@@ -113,9 +158,6 @@ def overview(records: pd.DataFrame, claim: pd.DataFrame) -> Figure:
     middle.margins(x=0.25)
     middle.set_xlim(0)
     middle.grid(axis="y", visible=False)
-    _breaks(right, capacity(shown))
-    figure.tight_layout(w_pad=2)
-    return figure
 
 
 def _breaks(ax: Axes, points: pd.DataFrame) -> None:
@@ -188,6 +230,8 @@ def forest(table: pd.DataFrame) -> Figure:
     for word, (marker, face) in (_SHAPES | {CAPPED: _NO_VERDICT}).items():
         handles.append(Line2D([], [], linestyle="", marker=marker, color="black", markerfacecolor=face))
         labels.append(word)
+    handles.append(Line2D([], [], linestyle="", marker=">", color="black"))
+    labels.append("beyond the figure")
     figure.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.02, 0), ncols=4, fontsize=9)
     return figure
 

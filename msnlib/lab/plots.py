@@ -209,13 +209,23 @@ def matrix(scores: pd.DataFrame, metrics: Mapping[str, str]) -> None:
     figure.tight_layout()
 
 
-def values(matrix: Tensor, title: str, ax: Axes | None = None, mark: Tensor | None = None) -> Axes:
-    """A small matrix with its numbers, the larger the darker; entries in ``mark`` (bool, same shape) are framed."""
+def values(
+    matrix: Tensor, heading: str, ax: Axes | None = None, mark: Tensor | Mapping[str, Tensor] | None = None
+) -> Axes:
+    """A small matrix with its numbers, the larger the darker; entries in ``mark`` are framed.
+
+    Args:
+        matrix: (units, inputs).
+        heading: above it.
+        ax: where to draw; None makes a figure.
+        mark: bool, same shape; or several such, by the colour of their frames.
+    """
     ax = ax or plt.subplots(figsize=(3, 3))[1]
     table = matrix.detach().cpu().numpy()
     size = abs(table)  # shade by size, print with sign
     sns.heatmap(size, annot=table.round(2), fmt="g", cmap="Greys", cbar=False, square=True, linewidths=1, ax=ax, vmin=0)
-    for i, j in [] if mark is None else mark.nonzero().tolist():
-        ax.add_patch(plt.Rectangle((j, i), 1, 1, fill=False, edgecolor="black", linewidth=3))
-    ax.set(title=title, xlabel="input", ylabel="unit")
+    for colour, framed in ({} if mark is None else {"black": mark} if isinstance(mark, Tensor) else mark).items():
+        for i, j in framed.nonzero().tolist():
+            ax.add_patch(plt.Rectangle((j + 0.04, i + 0.04), 0.92, 0.92, fill=False, edgecolor=colour, linewidth=3))
+    ax.set(title=heading, xlabel="input", ylabel="unit")
     return ax

@@ -208,7 +208,7 @@ def _remarks(table: pd.DataFrame) -> list[str]:
 
 
 def publish(out: Path, readme: Path) -> None:
-    """Put `findings` between two marks of a README and draw ``overview.png`` into ``out``; put
+    """Put `findings` between two marks of a README and draw ``overview.png`` and its narrow form into ``out``; put
     `results_tables` and `claim_section` between those of ``docs/results.md`` beside it. Also draw
     ``results.png``, ``claim.png`` and ``speed.png``, and write ``claim.csv`` and ``power.csv``.
 
@@ -230,6 +230,7 @@ def publish(out: Path, readme: Path) -> None:
     page.write_text(tables, encoding="utf-8")
     style()
     _save(overview(records, claim), out / "overview.png")
+    _save(overview(records, claim, narrow=True), out / "overview_narrow.png")
     if not claim.empty:
         _save(forest(claim), out / "claim.png")
     _save(results(records), out / "results.png")

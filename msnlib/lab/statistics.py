@@ -294,6 +294,15 @@ def intersection(verdicts: Iterable[str]) -> str:
     return "inferior" if "inferior" in found else "inconclusive"
 
 
+def interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """Return low end, mean and high end of the t interval for the mean of independent values; NaN ends for one."""
+    values = np.asarray(values, dtype=float)
+    count, mean, reach = len(values), float(values.mean()), math.nan
+    if count > 1:
+        reach = float(stats.t.ppf((1 + confidence) / 2, count - 1) * values.std(ddof=1) / math.sqrt(count))
+    return mean - reach, mean, mean + reach
+
+
 def over_examples(subnetwork: ArrayLike, control: ArrayLike) -> tuple[float, float]:
     """Mean difference of two networks' outcomes on the same test examples, and its standard error over the examples.
 

@@ -44,9 +44,14 @@ def print_findings(run: Run, reports: Path = CHECKOUT / "reports") -> None:
         print("A quick run is too small to judge the claim; it shows how the experiment is made.")
 
 
+def larger_runs(notebook: str, reports: Path = CHECKOUT / "reports") -> pd.DataFrame:
+    """Return the committed records of a notebook's largest profile, to be shown beside a quick run; perhaps none."""
+    return headline(read_records(reports / notebook).query("profile != 'quick'"))
+
+
 def full_size(experiment: str, notebook: str, reports: Path) -> str:
     """Return what the full-size runs of a notebook found: intervals and verdicts where there are any, else means."""
-    records = headline(read_records(reports / notebook).query("profile != 'quick'"))
+    records = larger_runs(notebook, reports)
     if records.empty:
         return "Larger runs: no record here."
     profile = records["profile"].iloc[0]
@@ -87,6 +92,19 @@ def _differences(values: Values, arms: tuple[str, str] = ("multitask", "dedicate
 
 def _scaled(values: Values) -> str:
     return _differences(values, ("multitask scaled", "dedicated scaled"))
+
+
+def _related(values: Values) -> str:
+    words = {"easy": "it", "untrained": "an untrained one", "unrelated": "an unrelated one"}
+    arms = {word: f"after {which} reading" for which, word in words.items()}
+    found = {word: values.get(("hard_sparse", arm, "transfer_accuracy")) for word, arm in arms.items()}
+    said = [_differences(values)]
+    if None not in found.values():
+        own, control = (values["hard_sparse", f"after {which}", "transfer_accuracy"] for which in ("easy", "untrained"))
+        same = "exactly as much as" if own == control else f"{own - control:+.2f} points beside"
+        reading = ", ".join(f"{word} {value:+.2f}" for word, value in found.items())
+        said.append(f"a related neighbour that is not read is worth {same} an untrained one; reading {reading} points")
+    return "; ".join(filter(None, said))
 
 
 def _told(values: Values) -> str:
@@ -189,6 +207,7 @@ _SPECIAL: dict[str, Callable[[Values], str]] = {
     "method": _method,
     "01": _leak,
     "E5": _scaled,
+    "E6": _related,
     "E7": _ensemble,
     "E10": _told,
     "forgetting": _forgetting,
