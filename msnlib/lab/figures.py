@@ -129,7 +129,7 @@ def _losses(left: Axes, claim: pd.DataFrame) -> None:
     left.axvline(-1, color="black", linestyle=":")
     left.set_yticks(range(len(rows)), [f"{r.experiment} {title(r.task)}" for r in rows.itertuples()])
     left.set(ylim=(max(len(rows), 1) + 1.2, -0.6), xlim=(-_EDGE, _EDGE), title="Is anything lost? (published size)")
-    left.set_xlabel("left is worse, right is better\ndotted, at -1: the loss that would matter")
+    left.set_xlabel("left is worse, right is better\ndotted: a loss that matters")
     for word in dict.fromkeys(rows["verdict"]):
         marker, face = _SHAPES.get(word, _NO_VERDICT)
         left.plot([], [], marker, color="black", markerfacecolor=face, label=word)
