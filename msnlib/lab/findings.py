@@ -5,6 +5,7 @@ import pandas as pd
 from msnlib.lab.claim import claim_verdicts
 from msnlib.lab.looks import title
 from msnlib.lab.pooling import headline, over_seeds
+from msnlib.lab.published import published_value
 from msnlib.lab.report import format_difference
 
 # What experiments and tasks are called where nobody knows their numbers yet.
@@ -54,6 +55,7 @@ def loss(claim: pd.DataFrame) -> str:
     also = "".join(f" {_case(row)} shows a loss smaller than that." for row in small.itertuples())
     alone = most[most["without_one_verdict"].notna() & most["without_one_verdict"].ne(most["verdict"])]
     also += "".join(f" The verdict on {_case(row)} rests on a single test example." for row in alone.itertuples())
+    also += "".join(_early(row, other) for row, other in _by_both_rules(claim, most))
     kind = (
         "" if "claim" in set(rows["evidence"]) else " Exploration: the runs that are to decide are declared, not made."
     )
@@ -61,6 +63,26 @@ def loss(claim: pd.DataFrame) -> str:
         f"**No loss that matters, at the published size: {'; '.join(said)}.** Against a network for each task, trained "
         f"to convergence: {'; '.join(numbers)} (positive is better; means of {most['seeds'].iloc[0]} seeds, 90 % "
         f"intervals; a loss would matter from {_margins(most)}).{also}{kind}"
+    )
+
+
+def _by_both_rules(claim: pd.DataFrame, rows: pd.DataFrame) -> list[tuple]:
+    """Return the rows, each with the same case under the other stopping rule."""
+    others = {(o.experiment, o.task, o.profile): o for o in claim.itertuples() if o.rule not in set(rows["rule"])}
+    pairs = [(row, others.get((row.experiment, row.task, row.profile))) for row in rows.itertuples()]
+    return [pair for pair in pairs if pair[1] is not None]
+
+
+def _early(row: tuple, other: tuple) -> str:
+    """Say where a subnetwork is ahead by the authors' rule alone, and whether a published gain lies in its interval."""
+    arms = [published_value(row.experiment, row.task, arm, row.metric) for arm in ("multitask", "dedicated")]
+    if row.metric != "accuracy" or None in arms or row.low > 0 or not other.low > 0:
+        return ""
+    gain = arms[0] - arms[1]
+    fits = "lies within" if other.low <= gain <= other.high else "lies outside"
+    return (
+        f" Stopped as the authors did, {_case(row)} is ahead by {_difference(other)}; the published gain of "
+        f"{gain:+.2f} {fits} that, and it is gone after training to convergence."
     )
 
 
