@@ -28,6 +28,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "plots": ["LINES", "dots", "learning_curves", "matrix", "owners", "samples", "style", "values"],
         "pooling": ["headline", "over_seeds"],
         "power": ["power_table"],
+        "precision": ["fast_bfloat16"],
         "published": ["other_outputs", "published_table", "published_value"],
         "records": ["Run", "read_records"],
         "report": ["paired", "report_table"],

@@ -40,6 +40,7 @@ class Case:
         below: density under which tasks multiply their own weights alone, see :func:`~msnlib.sparse_products`; None is
             the default, by the table.
         conv: what :func:`~msnlib.conv_network` takes, where the network is one.
+        precision: of forward and backward, float32 or bfloat16.
         format: of an extracted task.
         folder: where the package ``beyondml`` lies.
         threads: CPU threads of the process.
@@ -56,6 +57,7 @@ class Case:
     how: Mapping[str, Any] = field(default_factory=dict)
     below: float | None = None
     conv: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = "float32"
     format: str = "dense"
     folder: str = ""
     threads: int = 1
@@ -65,6 +67,8 @@ class Case:
     def __post_init__(self) -> None:
         if self.build not in BUILDERS:
             raise ValueError(f"build is {self.build!r}, but must be one of {', '.join(BUILDERS)}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision is {self.precision!r}, but must be float32 or bfloat16")
 
     def network(self) -> MultitaskNetwork:
         """A network with room for the tasks, which are not declared yet."""
@@ -126,7 +130,9 @@ def shared(case: Case) -> Built:
         for name, optimizer, (x, y) in zip(names, optimizers, data, strict=True):
             optimizer.zero_grad()
             with using(net, name):
-                cross_entropy(net(x), y).backward()
+                with torch.autocast(x.device.type, torch.bfloat16, enabled=case.precision == "bfloat16"):
+                    outputs = net(x)
+                cross_entropy(outputs.float(), y).backward()
             optimizer.step()
 
     return Built(step, [net], optimizers)
