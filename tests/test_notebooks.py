@@ -95,6 +95,16 @@ def test_no_output_shows_a_path_of_one_machine(path):
     assert re.findall(r"/(?:work|tmp|root|home|Users)/[\w.-]*", outputs) == []
 
 
+@every_notebook
+def test_a_folder_of_runs_that_a_notebook_names_is_there_or_said_to_come(path):
+    text = " ".join(source_of(cell) for cell in read_notebook(path)["cells"] if cell["cell_type"] == "markdown")
+    for before, name in re.findall(r"(\S+\s+\S+\s+\S+)\s+`reports/(\d\d_\w+)/`", text):
+        made = {folder.name.partition("-")[0] for folder in (path.parent.parent / "reports" / name).glob("*")}
+        if before.split() != ["will", "be", "in"]:
+            sentence = text.partition(f"`reports/{name}/`")[0].rpartition(". ")[2]
+            assert made and ("paper" in made or "full-size" not in sentence), f"{name} has {made}: {sentence}"
+
+
 def test_every_page_of_a_full_size_run_is_of_todays_code_and_prose():
     """Older runs keep their records, which count as evidence; what they looked like is no longer shown."""
     assert [

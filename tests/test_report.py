@@ -11,7 +11,7 @@ import pytest
 from msnlib.command.cli import main
 from msnlib.lab.claim import claim_table
 from msnlib.lab.design import read_design, read_designs
-from msnlib.lab.findings import findings
+from msnlib.lab.findings import findings, loss
 from msnlib.lab.parameters import ParameterError
 from msnlib.lab.pooling import headline
 from msnlib.lab.power import power_table
@@ -451,6 +451,45 @@ def _save_limits(out, **values):
         run.save()
     (out / "claim.toml").write_text("[margins]\nmnist = 0.5\n")
     return findings(read_records(out), claim_table(out, read_design(out / "claim.toml")))
+
+
+def _case(experiment="E1", evidence="claim", **differences):
+    """Rows of a claim's table, one for each rule: the difference with an interval of 0.1 to either side."""
+    same = {"experiment": experiment, "profile": "paper", "task": "mnist", "metric": "accuracy", "evidence": evidence}
+    same |= {"seeds": 3, "margin": 0.5, "verdict": "non-inferior", "without_one_verdict": None}
+    return [
+        same | {"rule": rule, "difference": value, "low": value - 0.1, "high": value + 0.1}
+        for rule, value in differences.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("authors", "converged", "said"),
+    [
+        (
+            0.30,
+            0.0,
+            "E1 MNIST is ahead by +0.30 points (+0.20 to +0.40); the published gain of +0.34 lies within that, and",
+        ),
+        (
+            0.80,
+            0.0,
+            "E1 MNIST is ahead by +0.80 points (+0.70 to +0.90); the published gain of +0.34 lies outside that, and",
+        ),
+        (0.30, 0.3, None),  # ahead under both rules
+        (0.05, 0.0, None),  # ahead under neither
+    ],
+)
+def test_a_gain_that_comes_from_early_stopping_is_said_beside_the_published_one(authors, converged, said):
+    text = loss(pd.DataFrame(_case(converged=converged, authors=authors)))
+    assert ("Stopped as the authors did" in text) == (said is not None)
+    assert said is None or said in text
+
+
+def test_what_is_exploration_is_named_beside_the_claim():
+    decided, early = _case(converged=0.0, authors=0.0), _case("E10", "exploration", converged=0.0, authors=0.0)
+    assert "Exploration" not in loss(pd.DataFrame(decided))
+    assert loss(pd.DataFrame(decided + early)).endswith("the runs that are to decide are not all made: E10.")
 
 
 def test_findings_say_what_the_records_say_and_their_headings_follow(out):

@@ -50,6 +50,15 @@ def _pair(task, own, control, metric="accuracy", arms=("multitask", "dedicated")
          "drawn, not trained: values owned by red 18; none has two owners"),
         ("01", [("blue", "subnetwork", "moved", 0), ("blue", "gradient mask", "moved", 0.8)],
          "while the other task trains, a subnetwork moves by 0, one kept by masking gradients by 0.80"),
+        ("starves", [("a", f"density {share} {mask}, redrawn, converged", "accuracy", value) for share in (0.1, 1e-05)
+                     for mask, value in (("snip, cut", 50), ("random, cut", 60), ("snip, evened", 58))],
+         "at density 1e-05, in points: random masks ahead of the paper's by a +10.00; evening out the paper's head "
+         "gives a +8.00"),
+        ("recipe", [("a", f"{arm}, converged", "accuracy", value) for arm, value in
+                    (("multitask", 90), ("as released", 87), ("random", 91), ("small", 90))],
+         "points from ours, both trained to convergence: the release's recipe a -3.00; random masks a +1.00; a small "
+         "network a +0.00"),
+        *((name, [("a", "multitask", "accuracy", 1)], "1 result") for name in ("starves", "recipe")),
         ("E1", [("a", "multitask", "accuracy", 1)], "1 result"),
         ("capacity", [("a", "multitask", "accuracy", 1)], "1 result"),
     ],

@@ -33,7 +33,7 @@ class Mask(NamedTuple):
         return f"density {density:g} {', '.join(self)}"
 
 
-_ARM = r"^density (?P<density>[\d.]+) (?P<saliency>\w+), (?P<head>\w+), (?P<values>\w+)" + f", {CONVERGED.name}$"
+_ARM = r"^density (?P<density>\S+) (?P<saliency>\w+), (?P<head>\w+), (?P<values>\w+)" + f", {CONVERGED.name}$"
 
 
 def _all(saliency: str, values: str) -> list[Mask]:

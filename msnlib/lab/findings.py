@@ -56,9 +56,8 @@ def loss(claim: pd.DataFrame) -> str:
     alone = most[most["without_one_verdict"].notna() & most["without_one_verdict"].ne(most["verdict"])]
     also += "".join(f" The verdict on {_case(row)} rests on a single test example." for row in alone.itertuples())
     also += "".join(_early(row, other) for row, other in _by_both_rules(claim, most))
-    kind = (
-        "" if "claim" in set(rows["evidence"]) else " Exploration: the runs that are to decide are declared, not made."
-    )
+    early = rows.loc[rows["evidence"] != "claim", "experiment"].unique()
+    kind = f" Exploration, as the runs that are to decide are not all made: {', '.join(early)}." if len(early) else ""
     return (
         f"**No loss that matters, at the published size: {'; '.join(said)}.** Against a network for each task, trained "
         f"to convergence: {'; '.join(numbers)} (positive is better; means of {most['seeds'].iloc[0]} seeds, 90 % "
@@ -82,7 +81,7 @@ def _early(row: tuple, other: tuple) -> str:
     fits = "lies within" if other.low <= gain <= other.high else "lies outside"
     return (
         f" Stopped as the authors did, {_case(row)} is ahead by {_difference(other)}; the published gain of "
-        f"{gain:+.2f} {fits} that, and it is gone after training to convergence."
+        f"{gain:+.2f} {fits} that, and is not seen after training to convergence."
     )
 
 

@@ -22,10 +22,15 @@ def summary(record: dict[str, Any]) -> str:
     results where none of its tasks has both a subnetwork and a network of its own.
     """
     if record["experiment"] in _OVER_SEEDS and record["results"]:
-        return _OVER_SEEDS[record["experiment"]](pd.DataFrame(record["results"]).assign(seed=0))
+        said = _OVER_SEEDS[record["experiment"]](pd.DataFrame(record["results"]).assign(seed=0))
+        return said or _counted(len(record["results"]))
     values = {(row["task"], row["arm"], row["metric"]): row["value"] for row in record["results"]}
     said = _SPECIAL.get(record["experiment"], _differences)(values)
-    return said or f"{len(values)} result{'s' * (len(values) != 1)}"
+    return said or _counted(len(values))
+
+
+def _counted(results: int) -> str:
+    return f"{results} result{'s' * (results != 1)}"
 
 
 def print_findings(run: Run, reports: Path = CHECKOUT / "reports") -> None:
@@ -164,6 +169,8 @@ def _performance(values: Values) -> str:
 def _starves(records: pd.DataFrame) -> str:
     """Say at the smallest density how far random masks are ahead, and what becomes of that when no output starves."""
     found = effects(records)
+    if found.empty:
+        return ""
     found = found[found["density"] == found["density"].min()]
     said = []
     for contrast, words in (
@@ -173,6 +180,8 @@ def _starves(records: pd.DataFrame) -> str:
         ("head whole instead of evened out", "a whole head instead gives"),
     ):
         rows = found[found["contrast"] == contrast]
+        if rows.empty:
+            continue
         cells = [f"{row.task} {Difference(row.difference, row.low, row.high, row.seeds)}" for row in rows.itertuples()]
         said.append(f"{words} {', '.join(cells)}")
     return f"at density {found['density'].iloc[0]:g}, in points: {'; '.join(said)}"
@@ -181,6 +190,8 @@ def _starves(records: pd.DataFrame) -> str:
 def _recipe(records: pd.DataFrame) -> str:
     """Say how far the release's recipe and the controls of as many weights are from ours, trained to convergence."""
     words = {"as released": "the release's recipe", "random": "random masks", "small": "a small network"}
+    if not {arm + CONVERGED for arm in ("multitask", *words)} <= set(records["arm"]):
+        return ""
     said = []
     for arm, name in words.items():
         pair = (arm + CONVERGED, "multitask" + CONVERGED)
