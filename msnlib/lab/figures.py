@@ -92,13 +92,6 @@ def _against_published(shown: pd.DataFrame, row: Any) -> _Against | None:
     return _Against(row.id, row.task, row.arm, row.metric, found["profile"].iloc[0], gaps.tolist(), *interval(gaps))
 
 
-OVERVIEW = (  # the text of the figure, for those who cannot see it
-    "Three panels. Left: differences between one network and a network for each task, with 90 % intervals, by "
-    "experiment and task. Middle: points of accuracy forgotten by method. Right: accuracy against the number of tasks "
-    "that share a network, for three ways to get a tenth and less of its weights. The sentences below have the numbers."
-)
-
-
 def overview(records: pd.DataFrame, claim: pd.DataFrame, narrow: bool = False) -> Figure:
     """The findings in three panels: loss at the published size, what is forgotten, where it breaks.
 
