@@ -5,6 +5,7 @@ tests/test_grading.py does the same through nbgrader, for a class of students.
 """
 
 import ast
+import gc
 import importlib
 import io
 import itertools
@@ -25,6 +26,7 @@ from right_answers import RIGHT
 from msnlib.command import explained
 from msnlib.command.variants import choices, choose, resolve
 from msnlib.files import UsageError
+from msnlib.lab.exercises import unaided
 from msnlib.lab.notebooks import declared, source_of
 
 SOURCES = Path(__file__).parent.parent / "notebooks" / "assignments" / "source"
@@ -738,3 +740,16 @@ def test_solutions_answer_every_exercise_of_their_notebook_and_were_run(path):
     outputs = [output for cell in code for output in cell["outputs"]]
     assert not any(output["output_type"] == "error" or output.get("name") == "stderr" for output in outputs)
     assert not re.search(r"/(work|tmp|root|home|Users)/", json.dumps(outputs))
+
+
+def test_what_the_garbage_collector_ends_is_no_call_of_the_students(make_task):
+    task = make_task("a")
+    left = task.batches(batch_size=2)
+    next(left)
+    circle = [left]
+    circle.append(circle)
+    del left, circle
+    with unaided():
+        gc.collect()
+    with pytest.raises(AssertionError, match="batches was called"), unaided():
+        next(task.batches())

@@ -1,5 +1,6 @@
 """What test cells of the problem sets need beside ``assert``."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -32,6 +33,8 @@ def outcome(call: Callable[..., Any], *arguments: Any) -> Any:
 def unaided(*allowed: Callable[..., Any]) -> Iterator[None]:
     """A block in which msnlib's functions may not be called: what an exercise teaches is to be written, not wrapped.
 
+    What the garbage collector runs meanwhile is nobody's call: it ends generators that were left half way before.
+
     Args:
         allowed: functions, and types, that may be called, and may call any other.
 
@@ -41,6 +44,11 @@ def unaided(*allowed: Callable[..., Any]) -> Iterator[None]:
     codes = {(function.__init__ if isinstance(function, type) else function).__code__ for function in allowed}
     called: list[str] = []
     inside: list[FrameType] = []  # the frame of an allowed function that has not returned
+    collecting = False
+
+    def collect(phase: str, info: dict[str, int]) -> None:
+        nonlocal collecting
+        collecting = phase == "start"
 
     def watch(frame: FrameType, event: str, argument: Any) -> None:
         code = frame.f_code
@@ -49,13 +57,15 @@ def unaided(*allowed: Callable[..., Any]) -> Iterator[None]:
         elif event == "call" and not inside:
             if code in codes:
                 inside.append(frame)
-            elif code.co_filename.startswith(FOLDER) and code.co_filename != __file__:
+            elif not collecting and code.co_filename.startswith(FOLDER) and code.co_filename != __file__:
                 called.append(code.co_qualname)
 
     before = sys.getprofile()
+    gc.callbacks.append(collect)
     sys.setprofile(watch)
     try:
         yield
     finally:
         sys.setprofile(before)
+        gc.callbacks.remove(collect)
     assert not called, f"msnlib's {called[0]} was called: the exercise asks you to write it yourself"

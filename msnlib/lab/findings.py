@@ -100,8 +100,7 @@ def _margins(rows: pd.DataFrame) -> str:
     found = rows.drop_duplicates("task")
     units = ["%" if row.metric == "mse" else "point" if row.margin == 1 else "points" for row in found.itertuples()]
     return ", ".join(
-        f"{row.margin:g} {unit} on {title(row.task)}"
-        for row, unit in zip(found.itertuples(), units, strict=True)
+        f"{row.margin:g} {unit} on {title(row.task)}" for row, unit in zip(found.itertuples(), units, strict=True)
     )
 
 
