@@ -109,6 +109,7 @@ def cite(citation: dict) -> str:
     (arxiv,) = (entry["value"].removeprefix("arXiv:") for entry in paper["identifiers"])
     people = " and ".join(person["family-names"] for person in paper["authors"])
     (authors,) = (author["name"] for author in citation["authors"])
+    url = f"\n  url = {{{citation['repository-code']}}}," if "repository-code" in citation else ""
     return f"""{citation["message"]} Licence: {citation["license"]}.
 
 ```bibtex
@@ -116,6 +117,7 @@ def cite(citation: dict) -> str:
   author = {{{{{authors}}}}},
   title = {{{citation["title"]}}},
   version = {{{citation["version"]}}},
+  year = {{{str(citation["date-released"])[:4]}}},{url}
 }}
 
 @article{{{paper["authors"][0]["family-names"].lower()}{paper["year"]},
