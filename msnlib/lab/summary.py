@@ -114,10 +114,9 @@ def _told(values: Values) -> str:
 
 
 def _ensemble(values: Values) -> str:
-    words = {("fashion_sum", "multitask"): "summed subnetworks", ("fashion_sum", "small"): "summed small networks"}
-    found = {said: values.get((*key, "accuracy")) for key, said in words.items()}
-    cells = [f"{said} {value:.2f} %" for said, value in found.items() if value is not None]
-    return ", ".join(cells)
+    words = {"multitask": "summed subnetworks", "small": "summed small networks"}
+    sums = {arm: value for (task, arm, _), value in values.items() if task.endswith("_sum")}
+    return ", ".join(f"{said} {sums[arm]:.2f} %" for arm, said in words.items() if arm in sums)
 
 
 def _forgetting(values: Values) -> str:
