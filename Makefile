@@ -42,6 +42,7 @@ notebooks: $(INSTALLED) ## re-make the outputs committed with the notebooks (rea
 	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.kernel_name=python3 notebooks/*.ipynb
 
 reproduce: $(INSTALLED) ## run every notebook in the quick profile into runs/ and say what each found
+	@echo "runs every notebook at quick size into runs/; a line for each when it ends, and what each found at the end"
 	@$(VENV)/bin/msn run --profile quick --jobs $(JOBS) --out runs
 
 report: $(INSTALLED) ## re-make tables and figures from the runs in reports/, the README's too, and the site

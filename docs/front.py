@@ -8,6 +8,7 @@ import pandas as pd
 import yaml
 from runs import heading_of
 
+from msnlib.lab.looks import title
 from msnlib.lab.notebooks import read_notebook
 from msnlib.lab.plots import LINES, style
 from msnlib.lab.pooling import headline, over_seeds
@@ -60,11 +61,11 @@ def density(records: pd.DataFrame, out: Path) -> str:
         figure, ax = plt.subplots(figsize=(3.7, 3.9))
         ax.axhline(alone, color="black", linewidth=1, label=WHOLE)
         _curves(ax, rows, "density")
-        ax.set(title=task, xlabel="density, the share of weights kept", ylabel="accuracy in %")
+        ax.set(title=title(task), xlabel="density, the share of weights kept", ylabel="accuracy in %")
         address = _save(figure, ax, out, f"density_{task}")
-        figures.append(f"![{task}: accuracy against density, {_ALTERNATIVE}]({address})")
+        figures.append(f"![{title(task)}: accuracy against density, {_ALTERNATIVE}]({address})")
         mean = format_value("accuracy", alone)
-        tables.append(f"{task}, accuracy in % by density; {WHOLE}: {mean}\n\n{_table(rows, 'density')}")
+        tables.append(f"{title(task)}, accuracy in % by density; {WHOLE}: {mean}\n\n{_table(rows, 'density')}")
     return (
         "Two tasks share a network, and each keeps a smaller and smaller share of the weights. The line without marks "
         "is a network with one task that owns every weight. Where weights are scarce, gradients leave classes of a "
@@ -109,6 +110,7 @@ def cite(citation: dict) -> str:
     (arxiv,) = (entry["value"].removeprefix("arXiv:") for entry in paper["identifiers"])
     people = " and ".join(person["family-names"] for person in paper["authors"])
     (authors,) = (author["name"] for author in citation["authors"])
+    url = f"\n  url = {{{citation['repository-code']}}}," if "repository-code" in citation else ""
     return f"""{citation["message"]} Licence: {citation["license"]}.
 
 ```bibtex
@@ -116,6 +118,7 @@ def cite(citation: dict) -> str:
   author = {{{{{authors}}}}},
   title = {{{citation["title"]}}},
   version = {{{citation["version"]}}},
+  year = {{{str(citation["date-released"])[:4]}}},{url}
 }}
 
 @article{{{paper["authors"][0]["family-names"].lower()}{paper["year"]},

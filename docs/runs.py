@@ -116,6 +116,8 @@ def _page(run: Execution, runs: list[Execution], reports: Path) -> dict[str, Any
         elif cell["cell_type"] == "code":
             if "injected-parameters" in cell["metadata"].get("tags", []):
                 cell["source"] = source.replace("# Parameters", "# as set for this run", 1).strip()
+            if cell.get("id", "").startswith("findings-"):  # a box of sentences, without the line that prints them
+                cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "findings", "remove-input"]
             cell["metadata"]["mystnb"] = {"image": {"alt": alternative(heading, source, before)}}
     return notebook
 

@@ -1,5 +1,6 @@
 """pyproject.toml, requirements.lock, environment.yml and the commands name the same things."""
 
+import importlib
 import os
 import re
 import shutil
@@ -80,6 +81,27 @@ def test_the_citation_names_this_version_and_the_paper():
     (paper,) = citation["references"]
     assert [author["family-names"] for author in paper["authors"]] == ["Renn", "Sotnek", "Harvey", "Caffo"]
     assert "2207.08821" in paper["url"]
+
+
+def test_one_setting_puts_the_repositorys_address_everywhere(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    online = importlib.import_module("online")
+    names = ("CITATION.cff", "README.md", "docs/online.ipynb")
+    (tmp_path / "docs").mkdir()
+    for name in names:
+        shutil.copy(ROOT / name, tmp_path / name)
+    online.write(tmp_path)
+    assert [(tmp_path / name).read_text() == (ROOT / name).read_text() for name in names] == [True] * 3  # as committed
+    for address in ("https://github.com/a/b", "https://github.com/c/d/"):
+        online.write(tmp_path, address)
+    citation = yaml.safe_load((tmp_path / names[0]).read_text())
+    assert citation["repository-code"] == "https://github.com/c/d" and "a/b" not in (tmp_path / names[1]).read_text()
+    assert "github/c/d/blob/main/docs/online.ipynb" in (tmp_path / names[1]).read_text()
+    assert r"%pip install --quiet \"msnlib @ git+https://github.com/c/d\"" in (tmp_path / names[2]).read_text()
+    online.write(tmp_path, "")
+    assert [(tmp_path / name).read_text().count("c/d") for name in names] == [0, 0, 0]
+    with pytest.raises(ValueError, match="'https://example.org' is not like"):
+        online.write(tmp_path, "https://example.org")
 
 
 def test_no_public_name_is_hidden_by_a_module_of_that_name():

@@ -495,7 +495,7 @@ def test_what_is_exploration_is_named_beside_the_claim():
 def test_findings_say_what_the_records_say_and_their_headings_follow(out):
     kept, full = _save_limits(out, ours=0.0, theirs=30.0, multitask=80.0, random=90.0, small=88.0).splitlines()
     assert kept.startswith("- **Nothing is forgotten.** Of 1 image tasks") and "33.0 (30.0 to 36.0)" in kept
-    assert "+1.0 points ahead" in kept and "a smaller network, fewer images, 3 seeds" in kept
+    assert "is 1.0 points ahead of the subnetworks" in kept and "a smaller network, fewer images, 3 seeds" in kept
     assert full.startswith("- **It breaks where weights are scarce.** With 8 tasks") and "80.1 % (80.0 to 80.2)" in full
     kept, full = _save_limits(out, ours=1.0, theirs=30.0, multitask=90.0, random=90.0, small=88.0).splitlines()
     assert kept.startswith("- **Something is forgotten.**") and "at most 1.20 points" in kept

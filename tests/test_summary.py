@@ -59,6 +59,9 @@ def _pair(task, own, control, metric="accuracy", arms=("multitask", "dedicated")
          "points from ours, both trained to convergence: the release's recipe a -3.00; random masks a +1.00; a small "
          "network a +0.00"),
         *((name, [("a", "multitask", "accuracy", 1)], "1 result") for name in ("starves", "recipe")),
+        ("audit", [("last", "released", "share", 1), ("last", "exact", "share", 0.2)],
+         "the last task gets 100 % of the weights by the released rule, 20 % by ours"),
+        ("summary", [("all", "records", "results", 2267)], "2,267 results of larger runs read, none made"),
         ("E1", [("a", "multitask", "accuracy", 1)], "1 result"),
         ("capacity", [("a", "multitask", "accuracy", 1)], "1 result"),
     ],

@@ -13,9 +13,9 @@ EXPERIMENTS = {
     "E1": "two image tasks in parallel",
     "E3": "the same after house prices",
     "E4": "images, prices and film reviews",
-    "E10": "two image tasks, told apart without a label",
+    "E10": "two image tasks told apart without a label",
 }
-_WORDS = {"non-inferior": "shown for", "inconclusive": "open for", "inferior": "refuted for"}
+_WORDS = {"non-inferior": "shown", "inconclusive": "open", "inferior": "refuted"}
 
 
 def findings(records: pd.DataFrame, claim: pd.DataFrame) -> str:
@@ -42,7 +42,7 @@ def loss(claim: pd.DataFrame) -> str:
         return ""
     verdicts = claim_verdicts(rows)
     said = [
-        f"{words} {', '.join(named(name) for name, found in verdicts.items() if found == verdict)}"
+        f"{words} {', '.join(f'for {named(name)}' for name, found in verdicts.items() if found == verdict)}"
         for verdict, words in _WORDS.items()
         if verdict in verdicts.values()
     ]
@@ -112,14 +112,14 @@ def forgetting(shown: pd.DataFrame) -> str:
         return ""
     whole = over_seeds(rows[rows["metric"] == "accuracy"], ["arm"])["mean"]
     ours, theirs = lost.loc["multitask"], lost.loc["fine-tuning"]
-    ahead = f"{whole['dedicated'] - whole['multitask']:+.1f}"
+    gap = whole["dedicated"] - whole["multitask"]
     count = shown[shown["experiment"].eq("forgetting") & shown["task"].ne("all")]["task"].nunique()
     title = "Nothing is forgotten" if ours["max"] == 0 else "Something is forgotten"
     return (
         f"**{title}.** Of {count} image tasks learned one after another, subnetworks forget at most {ours['max']:.2f} "
         f"points in any seed; one network trained on for each task forgets {theirs['mean']:.1f} ({theirs['min']:.1f} "
-        f"to {theirs['max']:.1f}). A network for each task is {ahead} points ahead "
-        f"of the subnetworks ({_scope(rows)}, a fixed number of epochs)."
+        f"to {theirs['max']:.1f}). A network for each task is {abs(gap):.1f} points "
+        f"{'ahead of' if gap >= 0 else 'behind'} the subnetworks ({_scope(rows)}, a fixed number of epochs)."
     )
 
 

@@ -119,10 +119,9 @@ def _told(values: Values) -> str:
 
 
 def _ensemble(values: Values) -> str:
-    words = {("fashion_sum", "multitask"): "summed subnetworks", ("fashion_sum", "small"): "summed small networks"}
-    found = {said: values.get((*key, "accuracy")) for key, said in words.items()}
-    cells = [f"{said} {value:.2f} %" for said, value in found.items() if value is not None]
-    return ", ".join(cells)
+    words = {"multitask": "summed subnetworks", "small": "summed small networks"}
+    sums = {arm: value for (task, arm, _), value in values.items() if task.endswith("_sum")}
+    return ", ".join(f"{said} {sums[arm]:.2f} %" for arm, said in words.items() if arm in sums)
 
 
 def _forgetting(values: Values) -> str:
@@ -214,9 +213,26 @@ def _leak(values: Values) -> str:
 
 
 _OVER_SEEDS: dict[str, Callable[[pd.DataFrame], str]] = {"starves": _starves, "recipe": _recipe}
+
+
+def _audit(values: Values) -> str:
+    shares = {arm: value for (task, arm, metric), value in values.items() if (task, metric) == ("last", "share")}
+    if set(shares) != {"released", "exact"}:
+        return ""
+    theirs, ours = (f"{100 * shares[rule]:.0f} %" for rule in ("released", "exact"))
+    return f"the last task gets {theirs} of the weights by the released rule, {ours} by ours"
+
+
+def _summary(values: Values) -> str:
+    count = values.get(("all", "records", "results"))
+    return "" if count is None else f"{count:,.0f} results of larger runs read, none made"
+
+
 _SPECIAL: dict[str, Callable[[Values], str]] = {
     "method": _method,
     "01": _leak,
+    "audit": _audit,
+    "summary": _summary,
     "E5": _scaled,
     "E6": _related,
     "E7": _ensemble,
