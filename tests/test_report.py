@@ -469,12 +469,12 @@ def _case(experiment="E1", evidence="claim", **differences):
         (
             0.30,
             0.0,
-            "E1 MNIST is ahead by +0.30 points (+0.20 to +0.40); the published gain of +0.34 lies within that, and",
+            "E1 MNIST is ahead by +0.30 points (+0.20 to +0.40): the published gain of +0.34 lies within that, and",
         ),
         (
             0.80,
             0.0,
-            "E1 MNIST is ahead by +0.80 points (+0.70 to +0.90); the published gain of +0.34 lies outside that, and",
+            "E1 MNIST is ahead by +0.80 points (+0.70 to +0.90): the published gain of +0.34 lies outside that, and",
         ),
         (0.30, 0.3, None),  # ahead under both rules
         (0.05, 0.0, None),  # ahead under neither
@@ -494,7 +494,7 @@ def test_what_is_exploration_is_named_beside_the_claim():
 
 def test_findings_say_what_the_records_say_and_their_headings_follow(out):
     kept, full = _save_limits(out, ours=0.0, theirs=30.0, multitask=80.0, random=90.0, small=88.0).splitlines()
-    assert kept.startswith("- **Nothing is forgotten.** Of 1 image tasks") and "33.0 (30.0 to 36.0)" in kept
+    assert kept.startswith("- **Nothing is forgotten.** Of 1 image tasks") and "33.0 points (30.0 to 36.0)" in kept
     assert "is 1.0 points ahead of the subnetworks" in kept and "a smaller network, fewer images, 3 seeds" in kept
     assert full.startswith("- **It breaks where weights are scarce.** With 8 tasks") and "80.1 % (80.0 to 80.2)" in full
     kept, full = _save_limits(out, ours=1.0, theirs=30.0, multitask=90.0, random=90.0, small=88.0).splitlines()
