@@ -277,7 +277,7 @@ def fit_sequence(
     init: str = "he",
     sample: int | None = None,
     seed: int | None = None,
-    rule: str | Rule | Choose = "largest",
+    rule: str | Rule | Choose = "even_outputs",
     **fitting: Any,
 ) -> SequenceHistory:
     """Learn tasks one after another: each phase's tasks are allocated when their turn comes, then trained in parallel.

@@ -155,7 +155,7 @@ class Network(RuleBasedStateMachine):
         }
         refused = ValueError if task in self.held() else CapacityError
         try:
-            rule = "largest" if density == "free" else chosen
+            rule = "even_outputs" if density == "free" else chosen
             allocate(self.net, task, density, method, problem.batches(), problem.loss, reads=reads, rule=rule)
         except refused:
             assert refused is ValueError or any(max(asked[name], 1) > free[name] for name in asked)

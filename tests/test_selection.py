@@ -1,6 +1,7 @@
 """Selection rules and budgets: what is kept of what is on offer."""
 
 import doctest
+import inspect
 import math
 import warnings
 
@@ -27,6 +28,7 @@ from msnlib import (
     tasks,
     top,
 )
+from msnlib.lab import controls, dedicated, shared_network
 
 pytestmark = pytest.mark.usefixtures("seeded")
 
@@ -217,7 +219,7 @@ def test_prune_warns_of_outputs_without_entries(make_task):
     allocate(net, "a", "free", "random")
     net.heads["a"].weight["a"].values.data[:20] = 0.0
     with pytest.warns(DeadOutputWarning, match=r"heads.a.weight: outputs \[0\] of task 'a' got no entries") as caught:
-        prune(net, "a", 0.5)
+        prune(net, "a", 0.5, rule="largest")
     assert caught[0].filename == __file__
 
 
@@ -253,3 +255,13 @@ def test_erk_keeps_the_density_and_favours_small_tensors():
 def test_the_examples_of_the_module_run():
     flags = doctest.ELLIPSIS
     assert doctest.testmod(msnlib.selection, extraglobs={"torch": torch}, optionflags=flags) == (0, 1)
+
+
+def test_everything_that_allocates_keeps_by_the_same_rule_unless_another_is_named():
+    rules = {parameters(way)["rule"].default for way in (allocate, prune, fit_sequence, dedicated, shared_network)}
+    assert rules == {"even_outputs"}
+    assert parameters(controls)["rule"].default == "largest", "what the paper's subnetworks are compared with"
+
+
+def parameters(way):
+    return inspect.signature(way).parameters

@@ -400,7 +400,7 @@ def test_the_numbers_are_those_of_this_revision(build, losses):
     try:
         task = load_task("digits", limit=100)
         net = build([task])
-        allocate(net, "digits", 0.3, "gradient", task.batches(), task.loss)
+        allocate(net, "digits", 0.3, "gradient", task.batches(), task.loss, rule="largest")
         found = fit(net, task, epochs=3, batch_size=32, learning_rate=1e-2).table
     finally:
         torch.set_default_dtype(torch.float32)

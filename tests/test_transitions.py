@@ -330,7 +330,7 @@ def test_pruning_warns_of_outputs_that_it_leaves_without_weights(cut):
     set_values(net, "a", {"heads.a.weight": head.dense("a").detach() * torch.tensor([1e-6, 1, 1e-6, 1])[:, None]})
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        prune(net, "a", cut)
+        prune(net, "a", cut, rule="largest")
     dead = (head.used_per_unit("a") == 0).nonzero().flatten().tolist()
     assert dead == ([] if cut == 1 else [0, 2])
     said = [str(w.message) for w in seen if issubclass(w.category, DeadOutputWarning)]

@@ -21,6 +21,7 @@ from msnlib.lab.stored import activate
 from msnlib.measuring import predict
 from msnlib.networks import MultitaskNetwork
 from msnlib.seeding import seed_everything
+from msnlib.selection import Choose, Rule
 from msnlib.task import Task
 from msnlib.training import CONVERGED, History, SequenceHistory, Stopping
 
@@ -115,6 +116,7 @@ def controls(
     method: str = "gradient",
     sample: int | None = None,
     arms: Sequence[str] = CONTROLS,
+    rule: str | Rule | Choose = "largest",
     **training: Any,
 ) -> dict[str, list[History]]:
     """Train and record what a subnetwork must be compared with: each task alone, in networks of its own.
@@ -133,6 +135,7 @@ def controls(
         method: how weights are scored, where there are weights to choose.
         sample: training examples that weights are scored on; None takes all.
         arms: which of `CONTROLS`.
+        rule: which of them are kept; the paper's unless another is named.
         training: passed to :func:`~msnlib.fit`.
 
     Returns:
@@ -141,7 +144,9 @@ def controls(
     training = {**training, "device": device, "stopping": rules}
     recipes: dict[str, Callable[[Task], tuple[MultitaskNetwork, History]]] = {
         "dedicated": lambda task: dedicated(build, task, **training),
-        "pruned": lambda task: dedicated(build, task, density=density, method=method, sample=sample, **training),
+        "pruned": lambda task: dedicated(
+            build, task, density=density, method=method, sample=sample, rule=rule, **training
+        ),
         "small": lambda task: dedicated(narrow(build, task, density), task, **training),
     }
     found: dict[str, list[History]] = {arm: [] for arm in arms}

@@ -29,7 +29,7 @@ def dedicated(
     density: float = 1.0,
     method: str = "gradient",
     sample: int | None = None,
-    rule: str | Rule | Choose = "largest",
+    rule: str | Rule | Choose = "even_outputs",
     **training: Any,
 ) -> tuple[MultitaskNetwork, History]:
     """A control: a network of the task's own, from the same builder.
@@ -41,7 +41,7 @@ def dedicated(
         density: share of the weights that the task keeps; at 1 it owns every entry.
         method: how weights are scored, at a density below 1.
         sample: training examples that weights are scored on; None takes all.
-        rule: which of them are kept; the paper's unless another is named.
+        rule: which of them are kept, as for :func:`~msnlib.allocate`.
         training: passed to :func:`~msnlib.fit`.
 
     Returns:
@@ -82,7 +82,7 @@ def shared_network(
     *,
     order: Sequence[Task] | None = None,
     sample: int | None = None,
-    rule: str | Rule | Choose = "largest",
+    rule: str | Rule | Choose = "even_outputs",
     **how: Any,
 ) -> MultitaskNetwork:
     """A fresh network with a subnetwork for each task, untrained.
@@ -95,7 +95,7 @@ def shared_network(
         device: where the network is.
         order: in which tasks choose their weights; None is that of ``group``.
         sample: training examples that weights are scored on; None takes all.
-        rule: which of them are kept; the paper's unless another is named.
+        rule: which of them are kept, as for :func:`~msnlib.allocate`.
         how: passed to :func:`~msnlib.allocate`.
     """
     net = build(group).to(device)
