@@ -57,9 +57,9 @@ def density(records: pd.DataFrame, out: Path) -> str:
         tables.append(f"{title(task)}, accuracy in % by density; {control.title}: {mean}\n\n{_table(rows, 'density')}")
     return (
         "Two tasks share a network, and each keeps a smaller and smaller share of the weights. The line without marks "
-        "is the control: a network for each task, which owns all its weights. Where weights are scarce, gradients leave "
-        "classes of a head without a weight, and random choice does not: the gap between the lines is not about better "
-        f"or worse weights alone. {_origin(shown)}\n\n" + "\n".join(figures) + "\n\n"
+        "is the control: a network for each task, which owns all its weights. Where weights are scarce, gradients "
+        "leave classes of a head without a weight, and random choice does not: the gap between the lines is not about "
+        f"better or worse weights alone. {_origin(shown)}\n\n" + "\n".join(figures) + "\n\n"
     ) + "\n\n".join([*tables, ""])
 
 
