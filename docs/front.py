@@ -87,7 +87,7 @@ def notebooks(paths: list[Path], reading: str) -> str:
     """A line per notebook: its heading, and what docs/reading.md says it shows."""
     lines = []
     for path in paths:
-        shows = re.search(rf"^\| \[{path.stem}\]\([^)]*\) \| (?:E\d+: )?(.+?) \|", reading, re.MULTILINE)
+        shows = re.search(rf"^\| \[{path.stem}\]\([^)]*\) \| (.+?) \|", reading, re.MULTILINE)
         line = f"- [{heading_of(read_notebook(path))}](../notebooks/{path.name})"
         lines.append(f"{line}: {shows[1]}" if shows else line)
     return "\n".join(lines) + "\n"

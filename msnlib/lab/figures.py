@@ -142,7 +142,7 @@ def _forgotten(middle: Axes, shown: pd.DataFrame) -> None:
         middle.barh(y, values.mean(), color=shown[arm].colour, edgecolor="black", height=0.6)
         middle.plot(values, [y] * len(values), "o", color="black", markersize=4, clip_on=False)
         middle.annotate(f"{values.mean():.1f}", (values.max(), y), (8, 0), textcoords="offset points", va="center")
-    middle.set_yticks(range(len(arms)), [fill(shown[arm].title, 17) for arm in arms])
+    middle.set_yticks(range(len(arms)), [fill(shown[arm].title, 14) for arm in arms])
     middle.set(title="Is anything forgotten?", xlabel="points forgotten a task", ylim=(max(len(arms), 1) - 0.5, -0.5))
     middle.margins(x=0.25)
     middle.set_xlim(0)
@@ -154,7 +154,7 @@ def _breaks(ax: Axes, points: pd.DataFrame) -> None:
     for arm, look in arm_looks(("random", "small", "multitask") if len(points) else ()).items():
         line = points.loc[arm]
         reach = [line["mean"] - line["min"], line["max"] - line["mean"]]
-        ax.errorbar(line.index, line["mean"], reach, **look.drawn, label=fill(look.title, 28), capsize=3)
+        ax.errorbar(line.index, line["mean"], reach, **look.drawn, label=look.title, capsize=3)
     counts = sorted({count for _, count in points.index})
     ax.set_xscale("log")
     ax.set_xticks(counts, counts)
@@ -262,7 +262,7 @@ def speed(records: pd.DataFrame) -> Figure:
         for arm, look in arm_looks(shown["arm"]).items():
             ax.plot(means[metric, arm], **look.drawn, label=arm)
         ax.axhline(1, color="black", linewidth=1)
-        ax.set(title=f"batch {metric.rsplit('_', 1)[1]}", xlabel="tasks", ylabel="times as fast as dense networks")
+        ax.set(title=f"batch {metric.rsplit('_', 1)[1]}", xlabel="tasks", ylabel="times as fast as dense")
         ax.set(xscale="log", yscale="log")
         for axis, ticks in ((ax.xaxis, sorted(set(shown["count"]))), (ax.yaxis, (0.25, 0.5, 1, 2, 4, 8))):
             axis.set_major_locator(plt.FixedLocator(ticks))

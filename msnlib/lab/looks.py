@@ -107,27 +107,27 @@ class ArmLook(NamedTuple):
         return dict(color=self.colour, linestyle=self.line, marker=self.marker)
 
 
-ARM_COLOURS = ("#0173b2", "#e8a33d", "#d5603a", "#000000", "#0b4d31", "#9c89b8", "#cfcfcf")
+ARM_COLOURS = ("#0173b2", "#e8a33d", "#d5603a", "#000000", "#0b4d31", "#9c89b8", "#bdbdbd")
 _ARM_LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
 _MARKS = "o^sDvPX"
 
 # Name of an arm -> what it is called, and its place. Arms that meet in a figure have places apart.
 _ARMS = {
-    "multitask": ("subnetworks, weights chosen as in the paper", 0),
-    "random": ("subnetworks, weights chosen at random", 1),
+    "multitask": ("weights as in the paper", 0),
+    "random": ("weights at random", 1),
     "small": ("small dense networks", 2),
     "dedicated": ("a network for each task", 3),
-    "pruned": ("pruned, alone in its network", 4),
-    "reversed": ("subnetworks as in the paper, the other order", 2),
+    "pruned": ("pruned alone", 4),
+    "reversed": ("weights as in the paper, other order", 2),
     "fine-tuning": ("one network trained on", 2),
     "packnet": ("PackNet", 4),
     "joint": ("joint training", 5),
-    "scattered": ("subnetworks of scattered weights", 0),
-    "default": ("subnetworks, the way to multiply chosen by layer", 1),
-    "sparse": ("subnetworks, products with zeros left out", 2),
-    "dense": ("a dense network for each task", 3),
-    "units": ("subnetworks of whole units", 4),
-    "owner map": ("one matrix and a map of owners", 5),
+    "scattered": ("scattered weights", 0),
+    "default": ("products chosen by layer", 1),
+    "sparse": ("products with zeros left out", 2),
+    "dense": ("dense networks", 3),
+    "units": ("whole units", 4),
+    "owner map": ("map of owners", 5),
     "beyondml": ("the authors' package", 6),
 }
 

@@ -19,6 +19,7 @@ from matplotlib.axis import Axis
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 from torch import Tensor
 
 from msnlib.lab.looks import FREE, Look, arm_looks, looks, title
@@ -61,9 +62,11 @@ def samples(group: Sequence[Task], count: int = 10) -> None:
 
 def head(ax: Axes, look: Look) -> None:
     """Head a panel with a task's name on its colour and hatch."""
-    ax.set_title(look.title, pad=12)
+    ax.set_title(look.title, pad=13)
+    inches = ax.figure.dpi_scale_trans + ScaledTranslation(0, 1, ax.transAxes)  # above the panel, however high it is
+    place = blended_transform_factory(ax.transAxes, inches)
     patch = dict(facecolor=look.colour, edgecolor="black", hatch=look.hatch, linewidth=0.8)
-    ax.add_patch(Rectangle((0, 1.01), 1, 0.04, transform=ax.transAxes, clip_on=False, **patch))
+    ax.add_patch(Rectangle((0, 0.03), 1, 0.1, transform=place, clip_on=False, **patch))
 
 
 def learning_curves(histories: Mapping[str, Sequence[History]], rule: str) -> None:
