@@ -8,25 +8,14 @@ import pandas as pd
 import yaml
 from runs import heading_of
 
-from msnlib.lab.looks import title
+from msnlib.lab.looks import arm_looks, title
 from msnlib.lab.notebooks import read_notebook
-from msnlib.lab.plots import LINES, style
+from msnlib.lab.plots import style
 from msnlib.lab.pooling import headline, over_seeds
 from msnlib.lab.records import read_records
 from msnlib.lab.report import format_value
 
-MARKERS = "os^Dv"
-CAPACITY_ARMS = {
-    "multitask": "subnetworks, weights chosen by gradient",
-    "random": "subnetworks, weights chosen at random",
-    "small": "small dense networks with as many weights",
-}
-WHOLE = "a whole network of its own"
-DENSITY_ARMS = {
-    "": "chosen by gradient, the paper's order",
-    " reversed": "chosen by gradient, the other order",
-    " random": "chosen at random",
-}
+DENSITY_ARMS = {"": "multitask", " reversed": "reversed", " random": "random"}  # as the records name them
 _ALTERNATIVE = "a line per way of choosing weights; the numbers are in the table below"
 
 
@@ -55,22 +44,22 @@ def density(records: pd.DataFrame, out: Path) -> str:
         return "No run of notebook 14 is here yet; `msn run 14 --profile laptop` makes one.\n"
     shown = shown.assign(arm=shown["arm"].map(DENSITY_ARMS), density=shown["density"].astype(float))
     whole = records[(records["arm"] == "dedicated, converged") & (records["metric"] == "accuracy")]
-    figures, tables = [], []
+    figures, tables, control = [], [], arm_looks(["dedicated"])["dedicated"]
     for task, rows in shown.groupby("task", sort=False):
         alone = over_seeds(whole[whole["task"] == task], ["task"])["mean"].item()
         figure, ax = plt.subplots(figsize=(3.7, 3.9))
-        ax.axhline(alone, color="black", linewidth=1, label=WHOLE)
+        ax.axhline(alone, color=control.colour, linestyle=control.line, linewidth=1.5, label=control.title)
         _curves(ax, rows, "density")
         ax.set(title=title(task), xlabel="density, the share of weights kept", ylabel="accuracy in %")
         address = _save(figure, ax, out, f"density_{task}")
         figures.append(f"![{title(task)}: accuracy against density, {_ALTERNATIVE}]({address})")
         mean = format_value("accuracy", alone)
-        tables.append(f"{title(task)}, accuracy in % by density; {WHOLE}: {mean}\n\n{_table(rows, 'density')}")
+        tables.append(f"{title(task)}, accuracy in % by density; {control.title}: {mean}\n\n{_table(rows, 'density')}")
     return (
         "Two tasks share a network, and each keeps a smaller and smaller share of the weights. The line without marks "
-        "is a network with one task that owns every weight. Where weights are scarce, gradients leave classes of a "
-        "head without a weight, and random choice does not: the gap between the lines is not about better or worse "
-        f"weights alone. {_origin(shown)}\n\n" + "\n".join(figures) + "\n\n"
+        "is the control: a network for each task, which owns all its weights. Where weights are scarce, gradients "
+        "leave classes of a head without a weight, and random choice does not: the gap between the lines is not about "
+        f"better or worse weights alone. {_origin(shown)}\n\n" + "\n".join(figures) + "\n\n"
     ) + "\n\n".join([*tables, ""])
 
 
@@ -80,7 +69,7 @@ def capacity(records: pd.DataFrame, out: Path) -> str:
     shown = records.assign(**named)[named["tasks"].notna() & (records["task"] == "mean")]
     if shown.empty:
         return "No run of notebook 10 is here yet; `msn run 10 --profile laptop` makes one.\n"
-    shown = shown.assign(arm=shown["arm"].map(CAPACITY_ARMS), tasks=shown["tasks"].astype(int))
+    shown = shown.assign(tasks=shown["tasks"].astype(int))
     figure, ax = plt.subplots(figsize=(5.2, 4.2))
     _curves(ax, shown, "tasks")
     ax.set(xlabel="tasks T that share the network", ylabel="accuracy in %")
@@ -98,7 +87,7 @@ def notebooks(paths: list[Path], reading: str) -> str:
     """A line per notebook: its heading, and what docs/reading.md says it shows."""
     lines = []
     for path in paths:
-        shows = re.search(rf"^\| \[{path.stem}\]\([^)]*\) \| (?:E\d+: )?(.+?) \|", reading, re.MULTILINE)
+        shows = re.search(rf"^\| \[{path.stem}\]\([^)]*\) \| (.+?) \|", reading, re.MULTILINE)
         line = f"- [{heading_of(read_notebook(path))}](../notebooks/{path.name})"
         lines.append(f"{line}: {shows[1]}" if shows else line)
     return "\n".join(lines) + "\n"
@@ -145,13 +134,10 @@ def _origin(rows: pd.DataFrame) -> str:
 
 def _curves(ax: plt.Axes, rows: pd.DataFrame, by: str) -> None:
     """Draw, over the column ``by``, a line of means per arm and a bar from the lowest seed to the highest."""
-    for place, (arm, found) in enumerate(rows.groupby("arm", sort=False)):
-        values = over_seeds(found, [by]).sort_index()
+    for arm, look in arm_looks(rows["arm"]).items():
+        values = over_seeds(rows[rows["arm"] == arm], [by]).sort_index()
         spread = [values["mean"] - values["min"], values["max"] - values["mean"]]
-        ax.errorbar(
-            values.index, values["mean"], spread, label=arm, color=f"C{place}", capsize=3,
-            linestyle=LINES[place % len(LINES)], marker=MARKERS[place % len(MARKERS)],
-        )  # fmt: skip
+        ax.errorbar(values.index, values["mean"], spread, **look.drawn, label=look.title, capsize=3)
     ax.set_xscale("log")
     ticks = sorted(rows[by].unique())
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -173,5 +159,6 @@ def _table(rows: pd.DataFrame, by: str) -> str:
     means = over_seeds(rows, ["arm", by]).pivot_table(index="arm", columns=by, values="mean", sort=False)
     means = means[sorted(means)]
     lines = [["", *(f"{value:g}" for value in means)], ["---", *("---:" for _ in means)]]
-    lines += [[arm, *(format_value("accuracy", value) for value in row)] for arm, row in means.iterrows()]
+    shown = arm_looks(means.index)
+    lines += [[shown[arm].title, *(format_value("accuracy", value) for value in row)] for arm, row in means.iterrows()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

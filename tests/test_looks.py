@@ -2,6 +2,7 @@
 
 import io
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from msnlib import allocate, dense_network, owner_map, tasks
-from msnlib.lab.looks import _TASKS, COLOURS, looks
+from msnlib.lab.looks import _ARMS, _TASKS, COLOURS, arm_looks, looks
 
 # Machado, Oliveira, Fernandes 2009: what is left of a colour (linear RGB) without one of the three kinds of cones.
 BLIND = {
@@ -84,4 +85,42 @@ def test_diagrams_draw_every_weight_in_its_owners_colour(make_task):
     for k, (name, look) in enumerate(looks(tasks(net)).items(), start=1):
         assert drawn.count(look.colour) == sum(int((owner == k).sum()) for owner in weights) > 0, name
     assert len(drawn) == sum(owner.numel() for owner in weights)
+    plt.close()
+
+
+ARMS = [  # that meet in a figure
+    ["dedicated", "pruned", "small", "multitask", "random", "another", "and one more"],
+    ["fine-tuning", "packnet", "random", "multitask", "joint", "dedicated"],
+    ["multitask", "reversed", "random", "dedicated"],
+    ["dense", "beyondml", "owner map", "scattered", "sparse", "default", "units"],
+]
+
+
+@pytest.mark.parametrize("group", ARMS, ids=lambda group: group[0])
+def test_arms_are_told_apart_by_greyscale_by_line_and_by_mark(group):
+    shown = arm_looks(group)
+    colours = [to_rgb(look.colour) for look in shown.values()]
+    greys = sorted(255 * (0.299 * red + 0.587 * green + 0.114 * blue) for red, green, blue in colours)
+    assert min(b - a for a, b in itertools.pairwise(greys)) > 15, greys
+    for part in ("line", "marker", "title"):
+        assert len({getattr(look, part) for look in shown.values()}) == len(group), part
+
+
+def test_an_arm_looks_the_same_whoever_is_beside_it():
+    for name in _ARMS:
+        assert arm_looks([name])[name] == arm_looks(["another", name])[name]
+
+
+def test_curves_of_arms_are_drawn_in_their_looks():
+    import matplotlib.pyplot as plt
+    import pandas as pd
+
+    from msnlib.lab.plots import learning_curves
+
+    arms = ["small", "multitask"]
+    table = pd.DataFrame({"task": "digits", "epoch": [1, 2], "valid_loss": [2.0, 1.0]})
+    history = SimpleNamespace(table=table, best={("rule", "digits"): 2})
+    learning_curves({arm: [history] for arm in arms}, "rule")
+    drawn = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in plt.gca().lines}
+    assert {arm: (look.colour, look.line) for arm, look in arm_looks(arms).items()}.items() <= drawn.items()
     plt.close()

@@ -9,13 +9,22 @@ import pandas as pd
 import pytest
 
 from msnlib.command.cli import main
+from msnlib.lab.checklist import checklist
 from msnlib.lab.claim import claim_table
 from msnlib.lab.design import read_design, read_designs
 from msnlib.lab.findings import findings, loss
 from msnlib.lab.parameters import ParameterError
 from msnlib.lab.pooling import headline
 from msnlib.lab.power import power_table
-from msnlib.lab.publish import _CLAIM_MARKS, _README_MARKS, _RESULTS_MARKS, claim_section, publish, results_tables
+from msnlib.lab.publish import (
+    _CHECKLIST_MARKS,
+    _CLAIM_MARKS,
+    _README_MARKS,
+    _RESULTS_MARKS,
+    claim_section,
+    publish,
+    results_tables,
+)
 from msnlib.lab.records import Run, read_records
 from msnlib.lab.report import EmptyReport, format_difference, format_table, format_value, paired, report_table
 
@@ -170,6 +179,7 @@ def test_every_number_of_readme_and_results_page_comes_from_the_committed_record
         ("README.md", _README_MARKS, findings(records, claim)),
         ("docs/results.md", _RESULTS_MARKS, results_tables(records)),
         ("docs/results.md", _CLAIM_MARKS, claim_section(claim)),
+        ("docs/checklist.md", _CHECKLIST_MARKS, checklist(records, claim, root / "reports", root / "notebooks")),
     ]:
         assert f"{marks[0]}\n\n{content}\n\n{marks[1]}" in (root / page).read_text(encoding="utf-8")
     pd.testing.assert_frame_equal(pd.read_csv(root / "reports" / "claim.csv"), claim, rtol=1e-5, check_dtype=False)
@@ -253,6 +263,7 @@ def readme(out):
         (out / folder).mkdir()
     (out / "sweeps" / "claim.toml").write_text('[margins]\nmnist = 0.5\nboston = "10 %"\n')
     (out / "docs" / "results.md").write_text("\n".join(["top", *_RESULTS_MARKS, "then", *_CLAIM_MARKS, "after\n"]))
+    (out / "docs" / "checklist.md").write_text("\n".join(_CHECKLIST_MARKS))
     (out / "README.md").write_text("before\n" + "old\n".join(_README_MARKS) + "\nafter\n")
     return out / "README.md"
 
@@ -268,6 +279,9 @@ def test_publish_fills_the_pages_between_their_marks(out, readme):
         f"top\n{_RESULTS_MARKS[0]}\n\n{results_tables(read_records(out))}\n\n{_RESULTS_MARKS[1]}\nthen\n"
     )
     assert "| E1 mnist (%) |" in page and "97.75 (97.00–98.50)" in page
+    listed = (out / "docs" / "checklist.md").read_text()
+    assert re.search(r"\| E1 +\| paper, 2 seeds +\| 1 of 4 ", listed)  # 97.58 of 97.24, 88.11, 97.58 and 87.09
+    assert re.search(r"\| E9 +\| quick only +\| none tried ", listed)
     assert (out / "results.png").stat().st_size > 1000
     assert not (out / "speed.png").exists()
     run = Run("performance", notebook="80_b", profile="laptop", seed=0)
@@ -279,6 +293,30 @@ def test_publish_fills_the_pages_between_their_marks(out, readme):
     readme.write_text("no marks")
     with pytest.raises(EmptyReport, match="no marks"):
         publish(out, readme)
+
+
+@pytest.mark.parametrize(
+    ("profile", "values", "repeated"),
+    [("paper", (97.0, 98.0), "1 of 4"), ("paper", (98.0, 99.0), "0 of 4"), ("paper", (97.58,), "none tried"),
+     ("laptop", (97.0, 98.0), "none tried")],
+)  # fmt: skip
+def test_a_published_figure_is_repeated_within_two_seeds_of_its_size(out, profile, values, repeated):
+    for seed, value in enumerate(values):
+        path = _save("E1", seed, value, profile=profile)
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps(record | {"run": {"seconds": 3600}}))
+    (out / "claim.toml").write_text("[margins]\nmnist = 0.5\n")
+    records, design = read_records(out), read_design(out / "claim.toml")
+    _, _, line, *rest = checklist(records, claim_table(out, design), out, out).splitlines()
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells == [
+        "E1",
+        f"{profile}, {len(values)} seed{'s' * (len(values) > 1)}",
+        repeated,
+        "not tested",
+        f"{len(values)}.0",
+    ]
+    assert f"took {len(values)} hours by the clock, 0 of them" in rest[-1]
 
 
 def _save_pair(

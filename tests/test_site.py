@@ -258,8 +258,8 @@ def test_density_on_the_front_page(tmp_path):
     rows = [record(**shared, seed=s, arm=arm, value=value + s) for arm, value in arms.items() for s in (0, 1)]
     text = front.density(pd.DataFrame(rows), tmp_path)
     assert "means of 2 seeds" in text and "97.50" in text and "50" not in text.replace(".50", "")
-    assert "| chosen by gradient, the paper's order | 91.50 | 95.50 |" in text
-    assert "| chosen at random | 92.50 |  |" in text
+    assert "| weights as in the paper | 91.50 | 95.50 |" in text
+    assert "| weights at random | 92.50 |  |" in text
     assert (tmp_path / "density_mnist.svg").read_text().startswith("<?xml")
     with pytest.raises(UnlikeRuns, match="epochs=1"):
         front.density(pd.DataFrame([*rows, rows[0] | {"configuration": '{"epochs": 1}', "seed": 2}]), tmp_path)

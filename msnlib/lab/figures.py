@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -15,8 +16,8 @@ from matplotlib.lines import Line2D
 
 from msnlib.lab.claim import CAPPED
 from msnlib.lab.findings import capacity
-from msnlib.lab.looks import looks, title
-from msnlib.lab.plots import LINES, legend_of
+from msnlib.lab.looks import arm_looks, looks, title
+from msnlib.lab.plots import legend_of
 from msnlib.lab.pooling import headline, over_seeds
 from msnlib.lab.published import published_table, repeating_arm
 from msnlib.lab.report import format_difference
@@ -134,19 +135,14 @@ def _losses(left: Axes, claim: pd.DataFrame) -> None:
 def _forgotten(middle: Axes, shown: pd.DataFrame) -> None:
     """Draw the points of accuracy forgotten by each method."""
     lost = shown[shown["experiment"].eq("forgetting") & shown["metric"].eq("forgetting_accuracy")]
-    names = {
-        "fine-tuning": "one network\ntrained on",
-        "packnet": "PackNet",
-        "random": "random masks",
-        "multitask": "the paper's\nmasks",
-    }
-    arms = [arm for arm in names if arm in set(lost["arm"])]
+    arms = [arm for arm in ("fine-tuning", "packnet", "random", "multitask") if arm in set(lost["arm"])]
+    shown = arm_looks(arms)
     for y, arm in enumerate(arms):
         values = lost.loc[lost["arm"] == arm, "value"]
-        middle.barh(y, values.mean(), color="0.8", edgecolor="black", height=0.6)
+        middle.barh(y, values.mean(), color=shown[arm].colour, edgecolor="black", height=0.6)
         middle.plot(values, [y] * len(values), "o", color="black", markersize=4, clip_on=False)
         middle.annotate(f"{values.mean():.1f}", (values.max(), y), (8, 0), textcoords="offset points", va="center")
-    middle.set_yticks(range(len(arms)), [names[arm] for arm in arms])
+    middle.set_yticks(range(len(arms)), [fill(shown[arm].title, 14) for arm in arms])
     middle.set(title="Is anything forgotten?", xlabel="points forgotten a task", ylim=(max(len(arms), 1) - 0.5, -0.5))
     middle.margins(x=0.25)
     middle.set_xlim(0)
@@ -155,12 +151,10 @@ def _forgotten(middle: Axes, shown: pd.DataFrame) -> None:
 
 def _breaks(ax: Axes, points: pd.DataFrame) -> None:
     """Draw accuracy against the number of tasks, a line for each way to give a task its weights."""
-    words = {"random": "chosen at random", "small": "small dense networks", "multitask": "chosen as in the paper"}
-    for place, (arm, label) in enumerate(words.items() if len(points) else ()):
+    for arm, look in arm_looks(("random", "small", "multitask") if len(points) else ()).items():
         line = points.loc[arm]
         reach = [line["mean"] - line["min"], line["max"] - line["mean"]]
-        ax.errorbar(line.index, line["mean"], reach, label=label, color=f"C{place}", capsize=3,
-                    linestyle=LINES[place], marker="^so"[place])  # fmt: skip
+        ax.errorbar(line.index, line["mean"], reach, **look.drawn, label=look.title, capsize=3)
     counts = sorted({count for _, count in points.index})
     ax.set_xscale("log")
     ax.set_xticks(counts, counts)
@@ -265,13 +259,10 @@ def speed(records: pd.DataFrame) -> Figure:
     metrics = list(dict.fromkeys(shown["metric"]))
     figure, axes = plt.subplots(1, len(metrics), figsize=(3.6 * len(metrics) + 1.4, 2.9), squeeze=False)
     for ax, metric in zip(axes[0], metrics, strict=True):
-        for place, arm in enumerate(dict.fromkeys(shown["arm"])):
-            line = means[metric, arm]
-            ax.plot(
-                line.index, line, LINES[place % len(LINES)], marker="os^Dv"[place % 5], color=f"C{place}", label=arm
-            )
+        for arm, look in arm_looks(shown["arm"]).items():
+            ax.plot(means[metric, arm], **look.drawn, label=arm)
         ax.axhline(1, color="black", linewidth=1)
-        ax.set(title=f"batch {metric.rsplit('_', 1)[1]}", xlabel="tasks", ylabel="times as fast as dense networks")
+        ax.set(title=f"batch {metric.rsplit('_', 1)[1]}", xlabel="tasks", ylabel="times as fast as dense")
         ax.set(xscale="log", yscale="log")
         for axis, ticks in ((ax.xaxis, sorted(set(shown["count"]))), (ax.yaxis, (0.25, 0.5, 1, 2, 4, 8))):
             axis.set_major_locator(plt.FixedLocator(ticks))

@@ -1,6 +1,7 @@
-"""How a task looks and what it is called, in every figure and sentence: one colour, one hatch and one name for each.
+"""How a task, or an arm, looks and what it is called in every figure: one colour, one name, one hatch or line for each.
 
-The colours differ in lightness as they do in hue, so that greyscale and the colour-blind tell them apart.
+The colours differ in lightness as they do in hue, so that greyscale and the colour-blind tell them apart; of arms line
+and mark do it too.
 """
 
 from __future__ import annotations
@@ -90,3 +91,58 @@ def _look(said: str, place: int) -> Look:
     """The look at a place; beyond the colours hatches tell tasks apart."""
     turn, colour = divmod(place, len(COLOURS))
     return Look(said, COLOURS[colour], HATCHES[(colour + turn) % len(HATCHES)])
+
+
+class ArmLook(NamedTuple):
+    """What an arm is called in figures, and its colour, line and mark."""
+
+    title: str
+    colour: str
+    line: str
+    marker: str
+
+    @property
+    def drawn(self) -> dict[str, str]:
+        """What ``plot`` and ``errorbar`` take."""
+        return dict(color=self.colour, linestyle=self.line, marker=self.marker)
+
+
+ARM_COLOURS = ("#0173b2", "#e8a33d", "#d5603a", "#000000", "#0b4d31", "#9c89b8", "#bdbdbd")
+_ARM_LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
+_MARKS = "o^sDvPX"
+
+# Name of an arm -> what it is called, and its place. Arms that meet in a figure have places apart.
+_ARMS = {
+    "multitask": ("weights as in the paper", 0),
+    "random": ("weights at random", 1),
+    "small": ("small dense networks", 2),
+    "dedicated": ("a network for each task", 3),
+    "pruned": ("pruned alone", 4),
+    "reversed": ("weights as in the paper, other order", 2),
+    "fine-tuning": ("one network trained on", 6),
+    "packnet": ("PackNet", 4),
+    "joint": ("joint training", 5),
+    "scattered": ("scattered weights", 0),
+    "default": ("products chosen by layer", 1),
+    "sparse": ("products with zeros left out", 2),
+    "dense": ("dense networks", 3),
+    "units": ("whole units", 4),
+    "owner map": ("map of owners", 5),
+    "beyondml": ("the authors' package", 6),
+}
+
+
+def arm_looks(arms: Iterable[str]) -> dict[str, ArmLook]:
+    """Return arm -> its look: always the same for an arm that notebooks know, else the first that is not taken."""
+    names = list(dict.fromkeys(arms))
+    wanted = {name: _ARMS[name][1] for name in names if name in _ARMS}
+    free = iter(place for place in range(len(names) + len(ARM_COLOURS)) if place not in wanted.values())
+    places = {name: wanted[name] if name in wanted else next(free) for name in names}
+    return {name: _arm_look(_ARMS[name][0] if name in _ARMS else name, place) for name, place in places.items()}
+
+
+def _arm_look(said: str, place: int) -> ArmLook:
+    """The look at a place; beyond the colours marks tell arms apart."""
+    turn, colour = divmod(place, len(ARM_COLOURS))
+    mark = _MARKS[(colour + turn) % len(_MARKS)]
+    return ArmLook(said, ARM_COLOURS[colour], _ARM_LINES[colour], mark)

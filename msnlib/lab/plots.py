@@ -19,9 +19,10 @@ from matplotlib.axis import Axis
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 from torch import Tensor
 
-from msnlib.lab.looks import FREE, Look, looks, title
+from msnlib.lab.looks import FREE, Look, arm_looks, looks, title
 from msnlib.lab.published import published_value
 from msnlib.lab.records import Run
 from msnlib.lab.report import format_value
@@ -61,9 +62,11 @@ def samples(group: Sequence[Task], count: int = 10) -> None:
 
 def head(ax: Axes, look: Look) -> None:
     """Head a panel with a task's name on its colour and hatch."""
-    ax.set_title(look.title, pad=12)
+    ax.set_title(look.title, pad=13)
+    inches = ax.figure.dpi_scale_trans + ScaledTranslation(0, 1, ax.transAxes)  # above the panel, however high it is
+    place = blended_transform_factory(ax.transAxes, inches)
     patch = dict(facecolor=look.colour, edgecolor="black", hatch=look.hatch, linewidth=0.8)
-    ax.add_patch(Rectangle((0, 1.01), 1, 0.04, transform=ax.transAxes, clip_on=False, **patch))
+    ax.add_patch(Rectangle((0, 0.03), 1, 0.1, transform=place, clip_on=False, **patch))
 
 
 def learning_curves(histories: Mapping[str, Sequence[History]], rule: str) -> None:
@@ -77,16 +80,14 @@ def learning_curves(histories: Mapping[str, Sequence[History]], rule: str) -> No
     figure, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 3.2), squeeze=False)
     shown = looks(names)
     for ax, name in zip(axes[0], names, strict=True):
-        for place, (arm, trained) in enumerate(histories.items()):
-            colour, line = f"C{place}", LINES[place % len(LINES)]
-            width = 2 - place // len(LINES)  # a fifth arm is a thin first one
-            for history in trained:
+        for arm, arm_look in arm_looks(histories).items():
+            for history in histories[arm]:
                 rows = history.table[history.table["task"] == name]
                 if rows.empty:
                     continue
-                ax.plot(rows["epoch"], rows["valid_loss"], line, color=colour, linewidth=width, label=arm)
+                ax.plot(rows["epoch"], rows["valid_loss"], **arm_look.drawn | {"marker": ""}, label=arm)
                 kept = rows[rows["epoch"] == history.best[rule, name]]
-                ax.plot(kept["epoch"], kept["valid_loss"], "o", color=colour, markeredgecolor="black")
+                ax.plot(kept["epoch"], kept["valid_loss"], "o", color=arm_look.colour, markeredgecolor="black")
         head(ax, shown[name])
         ax.set(xlabel="epoch", ylabel="validation loss", yscale="log")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from msnlib.lab.checklist import checklist
 from msnlib.lab.claim import CAPPED, claim_table, claim_verdicts
 from msnlib.lab.design import read_designs
 from msnlib.lab.figures import forest, overview, results, speed
@@ -35,6 +36,10 @@ _RESULTS_MARKS = ("<!-- results: written by `make report` from the records in re
 _CLAIM_MARKS = (
     "<!-- claim: written by `make report` from the records in reports/ and sweeps/claim.toml -->",
     "<!-- end of claim -->",
+)
+_CHECKLIST_MARKS = (
+    "<!-- checklist: written by `make report` from the records in reports/ and sweeps/claim.toml -->",
+    "<!-- end of checklist -->",
 )
 SIZES = {"paper": "at the published sizes", "laptop": "in smaller networks, on fewer examples"}
 _RULE_WORDS = {"converged": "converged", "authors": "the authors' rule"}
@@ -209,7 +214,8 @@ def _remarks(table: pd.DataFrame) -> list[str]:
 
 def publish(out: Path, readme: Path) -> None:
     """Put `findings` between two marks of a README and draw ``overview.png`` and its narrow form into ``out``; put
-    `results_tables` and `claim_section` between those of ``docs/results.md`` beside it. Also draw
+    `results_tables` and `claim_section` between those of ``docs/results.md`` beside it, and
+    `msnlib.lab.checklist.checklist` between those of ``docs/checklist.md``. Also draw
     ``results.png``, ``claim.png`` and ``speed.png``, and write ``claim.csv`` and ``power.csv``.
 
     Raises `EmptyReport` when there are no records but quick ones, or a page lacks its marks;
@@ -224,10 +230,14 @@ def publish(out: Path, readme: Path) -> None:
     tables = page.read_text(encoding="utf-8")
     tables = _between(page, tables, _RESULTS_MARKS, results_tables(records))
     tables = _between(page, tables, _CLAIM_MARKS, claim_section(claim))
+    listed = readme.parent / "docs" / "checklist.md"
+    filled = checklist(records, claim, out, readme.parent / "notebooks")
+    filled = _between(listed, listed.read_text(encoding="utf-8"), _CHECKLIST_MARKS, filled)
     power_table(out, design).to_csv(out / "power.csv", index=False, float_format="%.4g")
     claim.to_csv(out / "claim.csv", index=False, float_format="%.6g")
     readme.write_text(text, encoding="utf-8")
     page.write_text(tables, encoding="utf-8")
+    listed.write_text(filled, encoding="utf-8")
     style()
     _save(overview(records, claim), out / "overview.png")
     _save(overview(records, claim, narrow=True), out / "overview_narrow.png")

@@ -1,0 +1,77 @@
+"""What of the paper was repeated, by which definition, and what it cost: a table for the checklist of docs/."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from msnlib.lab.claim import claim_verdicts
+from msnlib.lab.notebooks import read_notebook, source_of
+from msnlib.lab.pooling import headline, natural
+from msnlib.lab.published import published_table, repeating_arm
+from msnlib.lab.records import read_record
+from msnlib.lab.report import markdown
+
+PUBLISHED_SIZE = "paper"
+
+
+def checklist(records: pd.DataFrame, claim: pd.DataFrame, reports: Path, notebooks: Path) -> str:
+    """Return a table as Markdown, a line for each experiment of the paper, and a sentence on the whole.
+
+    A published figure counts as repeated when it lies within the range of our seeds, two at least, at the published
+    size; only there can it. Hours are those of all committed runs of the experiment, whatever they are used for.
+
+    Args:
+        records: as `msnlib.lab.records.read_records` gives them.
+        claim: as `msnlib.lab.claim.claim_table` gives it.
+        reports: the folder of the records.
+        notebooks: the folder of the notebooks, whose headings name the experiments.
+    """
+    shown, verdicts = headline(records[records["profile"] != "quick"]), claim_verdicts(claim)
+    names, hours = _named(notebooks), _hours(records, reports)
+    ids = [experiment for experiment in hours if experiment in set(published_table()["id"])]
+    lines, total = [], [0, 0]
+    for experiment, figures in sorted(published_table().groupby("id"), key=lambda pair: natural(pair[0])):
+        ours = shown[shown["experiment"] == experiment]
+        inside = [found for found in (_within(ours, row) for row in figures.itertuples()) if found is not None]
+        total = [total[0] + sum(inside), total[1] + len(figures)]
+        repeated = f"{sum(inside)} of {len(figures)}" if inside else "none tried"
+        seeds = ours["seed"].nunique()
+        size = f"{ours['profile'].iloc[0]}, {seeds} seed{'s' * (seeds > 1)}" if seeds else "quick only"
+        spent = f"{hours[experiment]:.1f}" if experiment in hours else ""
+        name = names.get(experiment, experiment)
+        lines.append([name, size, repeated, verdicts.get(experiment, "not tested"), spent])
+    header = ["experiment", "largest runs", "published figures repeated", "no loss on any task", "hours"]
+    whole = (
+        f"Of {total[1]} published figures {total[0]} are repeated. All committed runs together took "
+        f"{sum(hours.values()):.0f} hours by the clock, {sum(hours.values()) - sum(map(hours.get, ids)):.0f} of them "
+        "for questions that the paper does not ask."
+    )
+    return f"{markdown(header, lines, first_number=4)}\n\n{whole}"
+
+
+def _within(ours: pd.DataFrame, row: tuple) -> bool | None:
+    """Whether a published figure lies within the range of our seeds; None without two of the published size."""
+    arm = repeating_arm(row.id, row.task, row.arm)
+    found = ours[ours["task"].eq(row.task) & ours["arm"].eq(arm) & ours["metric"].eq(row.metric)]
+    values = found.loc[found["profile"] == PUBLISHED_SIZE, "value"]
+    return bool(values.min() <= row.value <= values.max()) if len(values) > 1 else None
+
+
+def _named(notebooks: Path) -> dict[str, str]:
+    """Return experiment -> its notebook's heading as a link, its number behind it."""
+    found: dict[str, str] = {}
+    ids = set(published_table()["id"])
+    for path in sorted(notebooks.glob("[0-9]*.ipynb")):
+        title = source_of(read_notebook(path)["cells"][0]).partition("\n")[0].partition(" · ")[2]
+        for experiment in sorted(ids - set(found)):
+            if f"({experiment})" in title or f"({experiment} " in title:
+                words = title.replace(f" ({experiment})", "").replace(f" ({experiment} and beyond)", "")
+                found[experiment] = f"[{words}](../notebooks/{path.name}) ({experiment})"
+    return found
+
+
+def _hours(records: pd.DataFrame, reports: Path) -> dict[str, float]:
+    """Return experiment -> hours that its runs took, each from start to end."""
+    runs = records.drop_duplicates("file")
+    seconds = [read_record(reports / file)["run"].get("seconds", 0) for file in runs["file"]]
+    return (runs.assign(spent=seconds).groupby("experiment")["spent"].sum() / 3600).to_dict()
