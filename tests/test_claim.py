@@ -160,6 +160,13 @@ def test_experiments_whose_arms_are_called_otherwise(out):
     assert claim_table(out, DESIGN)["difference"].tolist() == [1.0, -1.0]
 
 
+def test_where_e5_was_trained_on_raw_pixels_alone_these_are_compared(out):
+    _save("E5", 0, _pair(60.0, 47.0, "cifar10") | {("mnist", "multitask"): 98.0})
+    table = claim_table(out, DESIGN)
+    assert table[["task", "difference"]].values.tolist() == [["cifar10", 13.0]]
+    assert table.attrs["untested"] == [("E5", "mnist")]
+
+
 def test_what_has_no_margin_or_belongs_to_no_published_experiment_is_not_tested(out):
     _save("E6", 0, _pair(97.0, 97.0, "easy"))
     _save("capacity", 0, _pair(97.0, 97.0))

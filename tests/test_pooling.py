@@ -1,13 +1,16 @@
 """Which runs may be averaged: every way in which two runs can be unlike is refused or kept apart."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from msnlib.lab.claim import CAPPED_BEFORE
+from msnlib.lab.differences import precisions
 from msnlib.lab.figures import speed
 from msnlib.lab.pooling import POOL, UnlikeRuns, fixed, headline, over_seeds, pooled
-from msnlib.lab.records import RECORD_COLUMNS
+from msnlib.lab.records import NUMERICS, RECORD_COLUMNS, read_records, versions
 from msnlib.lab.report import paired, report_table
 
 BASE = {"experiment": "E1", "notebook": "02_a", "profile": "paper", "density": 0.1, "numerics": 1, "overrides": {}}
@@ -115,3 +118,35 @@ def test_seeds_with_a_split_of_their_own_are_one_pool_and_not_that_of_a_fixed_sp
     assert key(1, split_seed=1) == key(2, split_seed=2)
     assert len({key(1, split_seed=1), key(1, split_seed=0), key(1)}) == 3
     assert key(1, split_seed=0) == key(2, split_seed=0)
+
+
+def _in(precision, values, **other):
+    """Rows of runs whose record says in which precision they trained."""
+    rows = _rows(values, **other)
+    made = [json.loads(text) | {"precision": precision} for text in rows["configuration"]]
+    return rows.assign(configuration=[json.dumps(values, sort_keys=True) for values in made])
+
+
+def test_two_precisions_are_compared_seed_by_seed_and_only_where_all_else_is_alike():
+    whole = _in("float32", {seed: {"multitask": 90.0 + seed, "dedicated": 80.0} for seed in (0, 2, 4)})
+    found = {seed: {"multitask": 90.5 + seed} for seed in (0, 2, 9)}
+    half = _in("bfloat16", found, overrides={"precision": "bfloat16"})
+    (row,) = precisions(pd.concat([whole, half])).to_dict("records")
+    assert {name: row[name] for name in ("task", "arm", "difference", "float32", "seeds")} == {
+        "task": "mnist", "arm": "multitask", "difference": 0.5, "float32": 91.0, "seeds": 2,
+    }  # fmt: skip
+    assert row["sd"] == pytest.approx(2**0.5)
+    for other in UNLIKE:
+        if other != {"overrides": {"batch": 8}}:
+            alone = _in("bfloat16", {0: {"multitask": 90.0}}, **other)
+            assert precisions(pd.concat([whole, alone])).empty
+    assert precisions(whole[:0]).empty
+
+
+@pytest.mark.parametrize(("notebook", "profile"), sorted(CAPPED_BEFORE))
+def test_runs_of_today_never_join_the_pool_of_those_that_a_cap_on_epochs_ended(notebook, profile):
+    """The cap stood in the notebook's settings, which are no part of a configuration; the revision is."""
+    records = read_records(Path(__file__).parent.parent / "reports" / notebook)
+    old = pooled(records[records["profile"].eq(profile) & records["capped"].isna()])
+    assert len(old) and not any("numerics" in json.loads(text) for text in old["fixed"])
+    assert versions()["numerics"] == NUMERICS

@@ -30,6 +30,12 @@ def _pair(task, own, control, metric="accuracy", arms=("multitask", "dedicated")
          "a -2.00 points; house -100.0 % of the error from a network for each task"),
         ("E5", [*_pair("a", 90, 92), *_pair("a", 80, 92, arms=("multitask scaled", "dedicated scaled"))],
          "a -12.00 points from a network for each task"),
+        ("E5", _pair("a", 90, 92), "on raw pixels: a -2.00 points from a network for each task"),
+        ("E7", [("a_sum", arm, "accuracy", value) for arm, value in (("multitask", 90), ("small", 91))],
+         "summed subnetworks 90.00 %, summed small networks 91.00 %"),
+        ("E7", [*_pair("a_5", 90, 92), *_pair("a_5", 91, 92, arms=("multitask, legacy percentile", "dedicated"))[:1]],
+         "disjoint: a_5 -2.00 points from a network for each task; "
+         "by the released rule: a_5 -1.00 points from a network for each task"),
         ("E10", [*_pair("a", 90, 92, arms=("told", "dedicated")), ("task_identity", "discerner", "accuracy", 98.5)],
          "a -2.00 points from a network for each task; the task is recognised in 98.50 %"),
         ("forgetting", [("all", arm, "forgetting_accuracy", value) for arm, value in PAIR],

@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "benchmark": ["product_ratios", "race", "ratio", "waiting"],
         "claim": ["claim_table", "claim_verdicts"],
         "design": ["read_designs"],
-        "differences": ["between"],
+        "differences": ["between", "precisions"],
         "experiments": [
             *("CONTROLS", "SUFFIXES", "choose_device", "comparison", "controls", "of_all_seeds"),
             *("print_forgetting", "record", "record_phases", "start"),

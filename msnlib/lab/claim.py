@@ -38,10 +38,11 @@ CAPPED_BEFORE = {
     ("08_self_ensemble", "laptop"),
 }
 
-# What is compared is "multitask" with "dedicated", but for
+# What is compared is "multitask" with "dedicated", but for these: the first pair that was trained.
+PLAIN = ("multitask", "dedicated")
 ARMS = {
-    "E5": ("multitask scaled", "dedicated scaled"),  # arms on raw pixels are not trained to convergence
-    "E10": ("told", "dedicated"),  # E10's "multitask" must also find out the task, which its control is told
+    "E5": [("multitask scaled", "dedicated scaled"), PLAIN],  # the plain arms have raw pixels, as no other experiment
+    "E10": [("told", "dedicated")],  # E10's "multitask" must also find out the task, which its control is told
 }
 # Whose dedicated networks serve where an experiment trained none of its own (the paper profile's images). E3's would be
 # the same network, to the last bit: same builder, sizes, data, batches and initial noise (notebook 03). E4's would have
@@ -287,12 +288,15 @@ def pairs_of(folder: Path | str, design: Design, evidence: str) -> list[tuple[An
 def _paired(shown: pd.DataFrame, key: Iterable[str], rule: str) -> Pairs:
     experiment, profile, task, _ = key
     ending = "" if rule == "authors" else f", {rule}"
-    own_arm, control_arm = (arm + ending for arm in ARMS.get(experiment, ("multitask", "dedicated")))
+    rows = shown[shown["profile"].eq(profile) & shown["task"].eq(task)]
 
     def seeds(whose: str | None, arm: str) -> dict[int, Row]:
-        found = shown["experiment"].eq(whose) & shown["profile"].eq(profile) & shown["task"].eq(task)
-        return {row["seed"]: row for row in shown[found & shown["arm"].eq(arm)].to_dict("records")}
+        found = rows[rows["experiment"].eq(whose) & rows["arm"].eq(arm + ending)]
+        return {row["seed"]: row for row in found.to_dict("records")}
 
-    own, control = seeds(experiment, own_arm), seeds(LENDERS.get(experiment), control_arm)
-    control |= seeds(experiment, control_arm)
-    return Pairs([(own[seed], control[seed]) for seed in sorted(own.keys() & control.keys())])
+    for own_arm, control_arm in ARMS.get(experiment, [PLAIN]):
+        own = seeds(experiment, own_arm)
+        control = seeds(LENDERS.get(experiment), control_arm) | seeds(experiment, control_arm)
+        if shared := sorted(own.keys() & control.keys()):
+            return Pairs([(own[seed], control[seed]) for seed in shared])
+    return Pairs([])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import NamedTuple
 
 import pandas as pd
 
+from msnlib.lab.pooling import POOL, pooled
 from msnlib.lab.statistics import interval
 
 
@@ -49,3 +51,30 @@ def between(records: pd.DataFrame, task: str, one: str, other: str, metric: str 
     """
     rows = records[records["task"].eq(task) & records["metric"].eq(metric)]
     return over_pairs(*(rows[rows["arm"] == arm].set_index("seed")["value"] for arm in (one, other)))
+
+
+def precisions(records: pd.DataFrame) -> pd.DataFrame:
+    """What training in bfloat16 changes, seed by seed: a result less that of a run alike in all but the precision.
+
+    Args:
+        records: as `msnlib.lab.records.read_records` gives them.
+
+    Returns:
+        A row per notebook, profile, task, arm and metric of which some seed has both: ``float32``, its mean over these
+        seeds; ``sd``, its standard deviation over them, against which to read a difference; and the fields of
+        :class:`Difference`.
+    """
+    shown = pooled(records)
+    found = {text: json.loads(text) for text in shown["fixed"].unique()}
+    halved = {text: values.pop("precision", None) == "bfloat16" for text, values in found.items()}
+    alike = {text: json.dumps(values, sort_keys=True) for text, values in found.items()}
+    shown = shown.assign(half=shown["fixed"].map(halved), fixed=shown["fixed"].map(alike))
+    rows = []
+    for key, same in shown.groupby([*POOL, "task", "arm", "metric"], sort=False):
+        half, whole = (same[same["half"] == which].set_index("seed")["value"] for which in (True, False))
+        whole = whole[whole.index.isin(half.index)]
+        if len(whole):
+            named = dict(zip((*POOL, "task", "arm", "metric"), key, strict=True))
+            rows.append(named | {"float32": whole.mean(), "sd": whole.std()} | over_pairs(half, whole)._asdict())
+    columns = ["notebook", "profile", "task", "arm", "metric", "float32", "sd", *Difference._fields]
+    return pd.DataFrame(rows, columns=columns)

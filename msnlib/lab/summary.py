@@ -96,7 +96,9 @@ def _differences(values: Values, arms: tuple[str, str] = ("multitask", "dedicate
 
 
 def _scaled(values: Values) -> str:
-    return _differences(values, ("multitask scaled", "dedicated scaled"))
+    """On scaled pixels, as elsewhere; on raw ones where nothing else was trained."""
+    raw = _differences(values)
+    return _differences(values, ("multitask scaled", "dedicated scaled")) or (raw and f"on raw pixels: {raw}")
 
 
 def _related(values: Values) -> str:
@@ -121,7 +123,11 @@ def _told(values: Values) -> str:
 def _ensemble(values: Values) -> str:
     words = {"multitask": "summed subnetworks", "small": "summed small networks"}
     sums = {arm: value for (task, arm, _), value in values.items() if task.endswith("_sum")}
-    return ", ".join(f"{said} {sums[arm]:.2f} %" for arm, said in words.items() if arm in sums)
+    if sums:
+        return ", ".join(f"{said} {sums[arm]:.2f} %" for arm, said in words.items() if arm in sums)
+    rules = {"disjoint": "multitask", "by the released rule": "multitask, legacy percentile"}
+    found = {rule: _differences(values, (arm, "dedicated")) for rule, arm in rules.items()}
+    return "; ".join(f"{rule}: {said}" for rule, said in found.items() if said)
 
 
 def _forgetting(values: Values) -> str:
