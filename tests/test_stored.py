@@ -238,16 +238,7 @@ def test_the_transformer_goes_on_to_the_same_bits_and_a_second_task_in_it_too(tr
     found = sequence(store, 4)
     assert all("key" in training for training in store.trainings)
     assert found[0] == expected[0] and same(found[1], expected[1])
-    assert count == [3, 4, 1, 2, 3, 4] or count == [
-        3,
-        4,
-        1,
-        2,
-        3,
-        4,
-        1,
-        2,
-    ]  # what the second may choose from is as it was
+    assert count == [3, 4, 3, 4]  # of each task, cut
     monkeypatch.undo()
     count = count_training(monkeypatch)
     assert sequence(store, 4)[0] == expected[0] and not count
@@ -312,9 +303,9 @@ def test_whatever_decides_a_training_is_in_its_key_and_nothing_else_is(make_task
     assert len({own, *found}) == 1 + len(found)
 
 
-def calling(forward):
-    """A class with this forward, as if a cell had been run."""
-    return type("Cell", (Scaled,), {"forward": forward, "__module__": "__main__"})()
+def calling(forward, base=Scaled):
+    """A module with this forward, as if a cell had been run."""
+    return type("Cell", (base,), {"forward": forward, "__module__": "__main__"})()
 
 
 def elsewhere(share):
@@ -330,7 +321,7 @@ def test_code_of_the_users_own_is_in_the_key_with_all_it_refers_to(make_task, st
         return key(store, dropping(task, [part]), task)
 
     def nested(give):
-        return calling(lambda self, x: give(x))
+        return calling(lambda self, x: give(x), nn.Module)
 
     own = found(Scaled())
     assert own == found(Scaled())
