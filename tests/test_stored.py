@@ -5,10 +5,15 @@ import signal
 import subprocess
 import sys
 import time
+from copy import copy
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from types import FunctionType
 
 import pytest
 import torch
+import torch.nn.functional as F
 from filelock import FileLock
 from tiny import PACKAGE, RECORD, good_notebook, msn, write_notebook
 from torch import nn
@@ -17,6 +22,7 @@ from msnlib import (
     AUTHORS,
     CONVERGED,
     MultitaskNetwork,
+    Task,
     allocate,
     conv_network,
     convert,
@@ -24,7 +30,10 @@ from msnlib import (
     fit,
     fit_sequence,
     load_task,
+    prune,
     seed_everything,
+    task_parameters,
+    using,
 )
 from msnlib.command.clean import kept_trainings
 from msnlib.command.environment import store_of
@@ -35,6 +44,7 @@ from msnlib.files import write_json
 from msnlib.lab import fingerprint, stored
 from msnlib.lab.experiments import controls, record
 from msnlib.lab.networks import dedicated
+from msnlib.lab.notebooks import read_notebook, source_of
 from msnlib.lab.records import Run
 from msnlib.lab.stored import Store
 from msnlib.layers import MaskedLinear
@@ -83,7 +93,43 @@ def reading(task):
     return net
 
 
-NETWORKS = [dense, dropping, normed, reading]
+class Scaled(nn.Module):
+    """Of a user's own making: neither torch's nor msnlib's."""
+
+    def __init__(self, factor=2.0):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return half(self.factor * x) if self.training else x
+
+
+def half(x):
+    return x * SHARE
+
+
+SHARE = 0.5
+
+
+class Scores(nn.Module):
+    """With a parameter of its own, dropout, a call of another method, and a property after `convert`."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense, self.drop, self.token = nn.Linear(4, 8), nn.Dropout(0.3), nn.Parameter(torch.zeros(8))
+
+    def forward(self, x):
+        return self.shifted(self.drop(self.dense(x))).relu()
+
+    def shifted(self, x):
+        return x + self.token
+
+
+def of_own(task):
+    return plain(convert(nn.Sequential(Scores(), Scaled(), nn.Linear(8, 3))), task)
+
+
+NETWORKS = [dense, dropping, normed, reading, of_own]
 
 
 def table(history):
@@ -153,6 +199,69 @@ def test_the_first_task_pruned_alone_is_its_training_beside_others(store, monkey
     assert first["key"] == again["key"] and again["read"] == 3
 
 
+@pytest.fixture(scope="module")
+def transformer():
+    """What the cell of notebook 16 defines that makes its network, small."""
+    path = Path(__file__).resolve().parent.parent / "notebooks" / "16_transformer.ipynb"
+    cells = [source_of(cell) for cell in read_notebook(path)["cells"] if cell["cell_type"] == "code"]
+    (imports,) = (text.split("from msnlib.lab")[0] for text in cells if text.startswith("import warnings"))
+    (network,) = (text for text in cells if text.startswith("class Block"))
+    scope = {"setting": dict(width=8, heads=2, hidden=12, part=4), "device": "cpu", "__name__": "__main__"}
+    exec(imports + network, scope)
+    return scope
+
+
+def texts(examples=20):
+    noise = torch.Generator().manual_seed(1)
+    parts = [(torch.randint(9, (examples, 6), generator=noise), torch.arange(examples) % 3) for _ in range(3)]
+    return Task("wires", "classification", *parts, outputs=3, vocabulary=9, batch_size=7)
+
+
+def test_the_transformer_goes_on_to_the_same_bits_and_a_second_task_in_it_too(transformer, store, same, monkeypatch):
+    def sequence(learner, epochs):
+        seed_everything(0, threads=1)
+        first, second = texts(), replace(texts(), name="reviews")
+        net, how = transformer["build"]([first]), dict(stopping=RULES, learning_rate=0.01, learner=learner)
+        tables = []
+        for task in (first, second):
+            if task is second:
+                net.add(second)
+            allocate(net, task.name, "free")
+            fit(net, task, epochs=2, **how)
+            prune(net, task.name, 0.3)
+            tables += table(fit(net, task, epochs=epochs, **how))
+        return tables, state(net)
+
+    expected = sequence(Learner, 4)
+    sequence(store, 2)
+    count = count_training(monkeypatch)
+    found = sequence(store, 4)
+    assert all("key" in training for training in store.trainings)
+    assert found[0] == expected[0] and same(found[1], expected[1])
+    assert count == [3, 4, 3, 4]  # of each task, cut
+    monkeypatch.undo()
+    count = count_training(monkeypatch)
+    assert sequence(store, 4)[0] == expected[0] and not count
+
+
+def test_the_transformers_parts_change_outputs_and_gradients_by_rounding_alone(transformer):
+    task, found = texts(), []
+    for part in (1, 3, 20, 99):
+        seed_everything(0, threads=1)
+        net = transformer["build"]([task])
+        net.part, net.block.dropout.p = part, 0.0
+        allocate(net, "wires", 0.5, "random")
+        with using(net, "wires"):
+            outputs = net(task.train[0])
+        values = task_parameters(net, "wires")
+        found.append([outputs, *torch.autograd.grad(task.loss(outputs, task.train[1]), values)])
+        with torch.no_grad(), using(net.eval(), "wires"):
+            assert torch.allclose(net(task.train[0]), outputs, rtol=1e-5, atol=1e-6)
+    for other in found[:-1]:
+        for ours, whole in zip(other, found[-1], strict=True):
+            torch.testing.assert_close(ours, whole, rtol=1e-4, atol=1e-6)
+
+
 def key(store, net, task, **how):
     schedule = dict(epochs=3, steps=3, batch_size=8, optimizer=torch.optim.Adam, learning_rate=0.01, seed=0) | how
     return store(net, task, Schedule(**schedule)).job.key
@@ -194,19 +303,108 @@ def test_whatever_decides_a_training_is_in_its_key_and_nothing_else_is(make_task
     assert len({own, *found}) == 1 + len(found)
 
 
-class Scaled(nn.Module):
+def calling(forward, base=Scaled):
+    """A module with this forward, as if a cell had been run."""
+    return type("Cell", (base,), {"forward": forward, "__module__": "__main__"})()
+
+
+def elsewhere(share):
+    """`half` as another module would define it, with a global of another value."""
+    return FunctionType(half.__code__, {"SHARE": share})
+
+
+def test_code_of_the_users_own_is_in_the_key_with_all_it_refers_to(make_task, store, monkeypatch):
+    task = make_task("a")
+
+    def found(part):
+        seed_everything(0, threads=1)
+        return key(store, dropping(task, [part]), task)
+
+    def nested(give):
+        return calling(lambda self, x: give(x), nn.Module)
+
+    own = found(Scaled())
+    assert own == found(Scaled())
+    bodies = [
+        lambda self, x: self.factor * x,
+        lambda self, x: x * self.factor,
+        lambda self, x: x.relu(),
+        lambda self, x: x.tanh(),
+        lambda self, x: x + 1,
+        lambda self, x: x + 2,
+        lambda self, x, k=1: x + k,
+        lambda self, x, k=2: x + k,
+        lambda self, x: half(x),
+        lambda self, x: F.relu(x),
+        lambda self, x: sum(part for part in (x, 1)),
+        lambda self, x: sum(part for part in (x, 2)),
+    ]
+    parts = [Scaled(3.0), *map(calling, bodies), nested(half), nested(elsewhere(0.6))]
+    keys = [found(part) for part in parts]
+    assert len({own, *keys}) == 1 + len(keys)
+    again = [Scaled(3.0), *map(calling, bodies), nested(elsewhere(0.5))]
+    assert [found(part) for part in again] == keys[:-1]
+    monkeypatch.setitem(globals(), "SHARE", 0.25)
+    changed = [found(part) for part in (Scaled(), calling(bodies[8]), calling(bodies[0]))]
+    assert changed[0] != own and changed[1] != keys[9] and changed[2] != keys[1]  # a base's code may be called as well
+    monkeypatch.undo()
+    monkeypatch.setattr(Scaled, "extra", lambda self: 1, raising=False)
+    assert found(Scaled()) != own
+
+
+def test_code_has_one_key_in_every_process():
+    program = "from test_stored import Scaled, Scores; from msnlib.lab.content import value; "
+    program += "from msnlib.lab.records import digest; print(digest([value(k, 'it') for k in (Scaled, Scores)]))"
+    seen = set()
+    for number in ("1", "2"):
+        environment = dict(os.environ, PYTHONHASHSEED=number, PYTHONPATH=os.pathsep.join([*sys.path, "tests"]))
+        how = dict(env=environment, capture_output=True, check=True)
+        seen.add(subprocess.run([sys.executable, "-c", program], **how).stdout)
+    assert len(seen) == 1 and len(seen.pop().strip()) == 64
+
+
+class Counting(Scaled):
+    def __init__(self, kept):
+        super().__init__()
+        self.kept = kept
+
     def forward(self, x):
-        return 2 * x
+        if isinstance(self.kept, list):
+            self.kept.append(1)
+        else:
+            self.kept = self.kept + 1
+        return x * (1 + 0.1 * len(self.kept) if isinstance(self.kept, list) else 1 + 0.1 * self.kept)
 
 
-@pytest.mark.parametrize("what", ["class", "hook", "instance", "optimizer"])
+@pytest.mark.parametrize("kept", [0, []])
+def test_a_module_that_keeps_more_than_tensors_is_trained_as_ever_and_says_so(kept, make_task, store, same):
+    task = make_task("a")
+    expected = trained(lambda task: dropping(task, [Counting(copy(kept))]), task)
+    for _ in range(2):
+        found = trained(lambda task: dropping(task, [Counting(copy(kept))]), task, store)
+        assert found[:2] == expected[:2] and same(found[2], expected[2])
+        assert set(store.trainings[-1]) == {"task", "not_stored"}
+    assert not weights(store)
+
+
+HELD, GENERATOR = object(), torch.Generator()
+UNTOLD = {
+    "global": lambda self, x: (HELD, x)[1],
+    "module": lambda self, x: (sys.path, x)[1],  # whose functions may draw, or look at the machine
+    "generator": lambda self, x, g=GENERATOR: x,
+}
+
+
+@pytest.mark.parametrize("what", [*UNTOLD, "attribute", "hook", "instance", "optimizer"])
 def test_what_no_value_tells_is_trained_as_ever_and_says_so(what, make_task, store):
     task, how = make_task("a"), {}
-    net = dropping(task, [Scaled()] if what == "class" else [])
+    net = dropping(task, [calling(UNTOLD[what])] if what in UNTOLD else [])
+    if what == "attribute":
+        net.trunk[1].given = HELD
     if what == "hook":
         net.trunk[0].register_forward_hook(lambda module, inputs, output: 2 * output)
     if what == "instance":
-        net.trunk[1].forward = lambda x: x
+        net.trunk[1].forward = partial(torch.relu)
     if what == "optimizer":
         how["optimizer"] = type("Own", (torch.optim.SGD,), {"__module__": "here"})
     fit(net, task, epochs=1, learner=store, **how)

@@ -35,7 +35,8 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from msnlib.files import one_line, replacing, write_json
-from msnlib.lab.fingerprint import Unknown, facts
+from msnlib.lab.content import Unknown
+from msnlib.lab.fingerprint import facts, network
 from msnlib.lab.records import digest
 from msnlib.learner import Learner, Schedule, train_with
 from msnlib.task import Task
@@ -199,18 +200,25 @@ class Job:
 
 @dataclass(eq=False)
 class Kept:
-    """An epoch that a rule keeps for as long as this lives."""
+    """An epoch that a rule keeps for as long as this lives, and what it holds where no job does."""
 
     epoch: int
+    tensors: list[Tensor] | None = None
     __hash__ = object.__hash__
 
 
 class StoredLearner(Learner):
-    """A learner that reads the epochs its job has, and trains and stores the others."""
+    """A learner that reads the epochs its job has, and trains and stores the others.
+
+    A module of the user's may keep more than tensors from one call to the next: the first epoch shows it, and the
+    training then goes on without a job (which is None from there on).
+    """
 
     def __init__(self, net: nn.Module, task: Task, schedule: Schedule, job: Job, training: dict[str, Any]):
         super().__init__(net, task, schedule)
-        self.job, self.training = job, training
+        self.job: Job | None = job
+        self.training = training
+        self._beside = network(self, tensors=False)
         self._before = [tensor.detach().clone() for tensor in self.tensors]
         self._at: int | None = 0  # the epoch that tensors, optimizer and random numbers are at
         self._shown, self._alive = 0, WeakSet()
@@ -218,11 +226,17 @@ class StoredLearner(Learner):
 
     def epoch(self, number: int) -> dict[str, Any]:
         """The row of the next epoch, which is trained unless it is stored; see :meth:`Learner.epoch`."""
+        if self.job is None:
+            self._shown = number
+            return super().epoch(number)
         if len(self.job.rows) < number:
             with self.job.lock:  # of no other job at the same time, so that no two wait for each other
                 self.job.refresh()
                 if len(self.job.rows) < number:
-                    self._train(number)
+                    row = self._train(number)
+                    if self.job is None:
+                        self._shown = number
+                        return row
                 else:
                     self.training["read"] += 1
         else:
@@ -231,17 +245,37 @@ class StoredLearner(Learner):
         self._shown = self.training["epochs"] = number
         return dict(self.job.rows[number - 1])
 
-    def _train(self, number: int) -> None:
+    def _train(self, number: int) -> dict[str, Any]:
         self._go_to(number - 1)
         self._at = None  # until the epoch is whole
         row = super().epoch(number)
         self._at = number
+        if self._keeps_more():
+            self._leave(number)
+            return row
         state = {"optimizer": self.optimizer.state_dict(), "order": self.order.get_state(), "random": self.random}
         self.job.write(row, [tensor.detach().cpu().clone() for tensor in self.tensors], state)
         self.job.tidy({kept.epoch for kept in self._alive})
         if progress := os.environ.get("MSNLIB_PROGRESS"):
             said = {"task": self.task.name, "epoch": number, "seconds": row["seconds"], "time": time.time()}
             write_json(Path(progress), said | {"key": self.job.key})
+        return row
+
+    def _keeps_more(self) -> bool:
+        """Whether an epoch has changed anything that no file holds."""
+        try:
+            return network(self, tensors=False) != self._beside
+        except Unknown:
+            return True
+
+    def _leave(self, number: int) -> None:
+        """Go on without the store."""
+        what = "the network keeps more than tensors from one call to the next (an attribute or a global changed)"
+        if number > 1:
+            raise RuntimeError(f"job {self.job.key} of the store, epoch {number}: {what}; train without a store")
+        del self.training["key"], self.training["epochs"], self.training["read"]
+        self.training["not_stored"] = what
+        self.job = None
 
     def _go_to(self, epoch: int) -> None:
         """Be as after this epoch, the last that is stored."""
@@ -274,13 +308,15 @@ class StoredLearner(Learner):
 
     def keep(self) -> Kept:
         """What :meth:`put_back` takes to return to this epoch."""
-        kept = Kept(self._shown)
+        kept = Kept(self._shown, None if self.job else super().keep())
         self._alive.add(kept)
         return kept
 
     def put_back(self, kept: Kept) -> None:
         """Let the task be as after this epoch; if its weights have gone they are trained again."""
-        if kept.epoch and self._at != kept.epoch:
+        if kept.tensors is not None:
+            super().put_back(kept.tensors)
+        elif kept.epoch and self._at != kept.epoch:
             tensors = self.job.tensors(kept.epoch)
             if tensors is None:
                 self._again(kept.epoch)
@@ -293,7 +329,8 @@ class StoredLearner(Learner):
 
     def end(self) -> None:
         """Let go of what only further epochs need."""
-        self.job.keep({kept.epoch for kept in self._alive} - {0})
+        if self.job is not None:
+            self.job.keep({kept.epoch for kept in self._alive} - {0})
         super().end()
 
 
