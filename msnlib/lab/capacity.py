@@ -14,9 +14,9 @@ from msnlib.lab.pooling import over_seeds
 MARGIN = 1.0  # points of accuracy that two widths may be apart at equal inputs a unit and still lie on one curve
 CHOICES = {  # arm -> what it is, in words
     "multitask": "the paper's choice",
-    "multitask evened": "the same, heads evened",
+    "multitask evened": "the paper's with evened heads",
     "random": "random choice",
-    "random evened": "random choice, heads evened",
+    "random evened": "random choice with evened heads",
     "small": "small dense networks",
 }
 _ARM = r"^(?P<choice>[a-z ]+) T=(?P<count>\d+)(?: width=(?P<width>\d+))?$"

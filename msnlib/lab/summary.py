@@ -120,7 +120,7 @@ def _reading(rows: pd.DataFrame) -> str:
         for contrast, row in found.loc[_READING].iterrows()
     ]
     seeds, count = found["seeds"].max(), found["repeats"].max()
-    size = f"{count} repeats" if seeds == 1 else f"{count} repeats of {seeds} seeds"
+    size = f"{count} repeat{'s' * (count != 1)}" + f" of {seeds} seeds" * (seeds > 1)
     return f"a neighbour that is read, in points ({size}): {'; '.join(cells)}"
 
 
