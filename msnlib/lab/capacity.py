@@ -40,7 +40,7 @@ def full_networks(records: pd.DataFrame) -> pd.DataFrame:
     """
     parts = records["arm"].str.extract(_ARM)
     rows = records.assign(**parts)[parts["count"].notna() & records["metric"].eq("accuracy")]
-    rows = rows.assign(count=rows["count"].astype(int), width=rows["width"].fillna(0).astype(int))
+    rows = rows.assign(count=rows["count"].astype(int), width=pd.to_numeric(rows["width"]).fillna(0).astype(int))
     return rows.assign(inputs=rows["width"] / rows["count"])
 
 

@@ -119,7 +119,7 @@ def _reading(rows: pd.DataFrame) -> str:
         f"{contrast} {Difference(row['difference'], row['low'], row['high'], row['repeats'])}, {row['answer']}"
         for contrast, row in found.loc[_READING].iterrows()
     ]
-    seeds, count = found["seeds"].max(), found["repeats"].max()
+    seeds, count = int(found["seeds"].max()), int(found["repeats"].max())
     size = f"{count} repeat{'s' * (count != 1)}" + f" of {seeds} seeds" * (seeds > 1)
     return f"a neighbour that is read, in points ({size}): {'; '.join(cells)}"
 
