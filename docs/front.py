@@ -8,6 +8,7 @@ import pandas as pd
 import yaml
 from runs import heading_of
 
+from msnlib.lab.capacity import widest
 from msnlib.lab.looks import arm_looks, title
 from msnlib.lab.notebooks import read_notebook
 from msnlib.lab.plots import style
@@ -65,19 +66,19 @@ def density(records: pd.DataFrame, out: Path) -> str:
 
 def capacity(records: pd.DataFrame, out: Path) -> str:
     """Accuracy, mean of the tasks measured, against the number of tasks that share the network."""
-    named = records["arm"].str.extract(r"^(?P<arm>\w+) T=(?P<tasks>\d+)$")
-    shown = records.assign(**named)[named["tasks"].notna() & (records["task"] == "mean")]
+    shown = widest(records)
     if shown.empty:
         return "No run of notebook 10 is here yet; `msn run 10 --profile laptop` makes one.\n"
-    shown = shown.assign(tasks=shown["tasks"].astype(int))
+    shown = shown.assign(arm=shown["choice"], tasks=shown["count"])
+    evened = shown["choice"].str.endswith("evened").any()
+    heads = "" if evened else ": how much of the fall is theirs is not measured"
     figure, ax = plt.subplots(figsize=(5.2, 4.2))
     _curves(ax, shown, "tasks")
     ax.set(xlabel="tasks T that share the network", ylabel="accuracy in %")
     return (
         "The network is filled with T equally hard tasks, and each gets 1/T of the weights. Nothing is forgotten. "
-        "Heads are cut like all other layers, so at large T gradients leave classes without a weight: how much of the "
-        "fall is theirs is not measured. Shown is the mean of three tasks, the first, the middle and the last to "
-        f"choose. {_origin(shown)}\n\n"
+        f"Heads are cut like all other layers, so at large T gradients leave classes without a weight{heads}. Shown is "
+        f"the mean of three tasks, the first, the middle and the last to choose. {_origin(shown)}\n\n"
         f"![Accuracy against the number of tasks, {_ALTERNATIVE}]({_save(figure, ax, out, 'capacity')})\n\n"
         f"Accuracy in % by number of tasks:\n\n{_table(shown, 'tasks')}\n"
     )

@@ -48,10 +48,13 @@ def _pair(task, own, control, metric="accuracy", arms=("multitask", "dedicated")
          "at density 0.02, accuracy in % by choice: gradient: a 50.00; random: a 60.00"),
         ("performance", [("T=2", "scattered", "speedup_batch_32", 1.5)],
          "a training step at batch 32, times as fast as dense networks: T=2 1.50"),
-        ("E6", [*_pair("hard", 90, 92), *(("hard_sparse", f"after {arm}", "transfer_accuracy", value) for arm, value in
-         (("easy", -1), ("untrained", -1), ("easy reading", 2), ("untrained reading", 0), ("unrelated reading", -3)))],
-         "hard -2.00 points from a network for each task; a related neighbour that is not read is worth exactly as "
-         "much as an untrained one; reading it +2.00, an untrained one +0.00, an unrelated one -3.00 points"),
+        ("E6", [*_pair("hard", 90, 92),
+                *(("hard_sparse", f"after {arm} reading, repeat {k}", "accuracy", 50 + k + value) for k in range(2)
+                  for arm, value in (("easy", 2), ("untrained", 0), ("unrelated", -3)))],
+         "hard -2.00 points from a network for each task; a neighbour that is read, in points (2 repeats): related "
+         "instead of unrelated +5.00 (+5.00 to +5.00), better; trained instead of untrained +2.00 (+2.00 to +2.00), "
+         "better"),
+        ("E6", _pair("hard", 90, 92), "hard -2.00 points from a network for each task"),
         ("method", [("red", "subnetwork", "values", 18), ("all", "free", "values", 58)],
          "drawn, not trained: values owned by red 18; none has two owners"),
         ("01", [("blue", "subnetwork", "moved", 0), ("blue", "gradient mask", "moved", 0.8)],

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "arms": ["BUILDERS", "beyondml_layer"],
         "benchmark": ["product_ratios", "race", "ratio", "waiting"],
+        "capacity": ["CHOICES", "capacity", "full_arm", "full_networks", "one_curve"],
         "claim": ["claim_table", "claim_verdicts"],
         "design": ["read_designs"],
         "differences": ["between", "precisions"],
@@ -18,7 +19,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "exercises": ["outcome", "unaided"],
         "factorial": ["HEADS", "VALUES", "Mask", "effects", "effects_table"],
         "figures": ["forest", "results"],
-        "findings": ["capacity"],
         "networks": [
             *("allocation_table", "dead_outputs", "dedicated", "describe", "idle_units", "narrow", "permuted"),
             *("shared_network", "trunk_owners"),
@@ -31,6 +31,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "precision": ["fast_bfloat16"],
         "published": ["other_outputs", "published_table", "published_value"],
         "records": ["Run", "read_records"],
+        "related": ["larger_repeats", "repeat_arm", "repeats", "worth"],
         "report": ["paired", "report_table"],
         "statistics": ["interval", "over_examples"],
         "summary": ["larger_runs", "print_findings"],

@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from msnlib.lab.capacity import capacity
 from msnlib.lab.claim import CAPPED
-from msnlib.lab.findings import capacity
 from msnlib.lab.looks import arm_looks, looks, title
 from msnlib.lab.plots import legend_of
 from msnlib.lab.pooling import headline, over_seeds

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from msnlib.lab.capacity import capacity
 from msnlib.lab.claim import claim_verdicts
 from msnlib.lab.looks import title
 from msnlib.lab.pooling import headline, over_seeds
@@ -154,14 +155,6 @@ def limits(shown: pd.DataFrame) -> str:
         f"to {random['max']:.1f}), small dense networks with as many {cells[last][2]} %; with {before} tasks it is "
         f"{cells[before][0]}, {cells[before][1]} and {cells[before][2]} % ({_scope(rows)}, trained to convergence)."
     )
-
-
-def capacity(shown: pd.DataFrame) -> pd.DataFrame:
-    """Return mean, min and max over seeds of the tasks' mean accuracy by arm and number of tasks."""
-    rows = shown[shown["experiment"].eq("capacity") & shown["task"].eq("mean") & shown["metric"].eq("accuracy")]
-    parts = rows["arm"].str.extract(r"^(?P<arm>\w+) T=(?P<count>\d+)$")
-    rows = rows.assign(arm=parts["arm"], count=parts["count"].astype(float))[parts["arm"].notna()]
-    return over_seeds(rows.astype({"count": int}), ["arm", "count"]) if len(rows) else pd.DataFrame()
 
 
 def _scope(rows: pd.DataFrame) -> str:

@@ -122,6 +122,8 @@ _ARMS = {
     "fine-tuning": ("one network trained on", 6),
     "packnet": ("PackNet", 4),
     "joint": ("joint training", 5),
+    "multitask evened": ("as in the paper, heads evened", 4),
+    "random evened": ("at random, heads evened", 5),
     "scattered": ("scattered weights", 0),
     "default": ("products chosen by layer", 1),
     "sparse": ("products with zeros left out", 2),

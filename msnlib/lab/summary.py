@@ -7,11 +7,14 @@ from typing import Any
 import pandas as pd
 
 from msnlib.files import CHECKOUT
+from msnlib.lab.capacity import CHOICES, one_curve, widest
 from msnlib.lab.differences import Difference, between
 from msnlib.lab.factorial import effects
 from msnlib.lab.pooling import headline, over_seeds
 from msnlib.lab.records import Run, read_records
+from msnlib.lab.related import CONTRASTS, larger_repeats, repeats, worth
 from msnlib.lab.report import format_difference
+from msnlib.lab.statistics import interval
 
 Values = dict[tuple[str, str, str], float]  # (task, arm, metric) -> value
 CONVERGED = ", converged"
@@ -71,7 +74,8 @@ def full_size(experiment: str, notebook: str, reports: Path) -> str:
             f"({format_difference(row.metric, row.low)} to {format_difference(row.metric, row.high)}), {row.verdict}"
             for row in rows.itertuples()
         ]
-        return f"{scope}; one network against a network for each task, 90 % intervals): {'; '.join(cells)}."
+        also = _larger_reading(notebook, reports) if experiment == "E6" else ""
+        return f"{scope}; one network against a network for each task, 90 % intervals): {'; '.join(cells)}.{also}"
     if experiment in _OVER_SEEDS:
         return f"{scope}, 90 % intervals): {_OVER_SEEDS[experiment](records)}."
     means = over_seeds(records, ["task", "arm", "metric"])["mean"].rename("value").reset_index()
@@ -101,17 +105,33 @@ def _scaled(values: Values) -> str:
     return _differences(values, ("multitask scaled", "dedicated scaled")) or (raw and f"on raw pixels: {raw}")
 
 
-def _related(values: Values) -> str:
-    words = {"easy": "it", "untrained": "an untrained one", "unrelated": "an unrelated one"}
-    arms = {word: f"after {which} reading" for which, word in words.items()}
-    found = {word: values.get(("hard_sparse", arm, "transfer_accuracy")) for word, arm in arms.items()}
-    said = [_differences(values)]
-    if None not in found.values():
-        own, control = (values["hard_sparse", f"after {which}", "transfer_accuracy"] for which in ("easy", "untrained"))
-        same = "exactly as much as" if own == control else f"{own - control:+.2f} points beside"
-        reading = ", ".join(f"{word} {value:+.2f}" for word, value in found.items())
-        said.append(f"a related neighbour that is not read is worth {same} an untrained one; reading {reading} points")
-    return "; ".join(filter(None, said))
+def _related(records: pd.DataFrame) -> str:
+    """Say how far subnetworks are from networks of their own, and what part B's repeats say of reading a neighbour."""
+    values = records.groupby(["task", "arm", "metric"], sort=False)["value"].mean().to_dict()
+    return "; ".join(filter(None, [_differences(values), _reading(repeats(records))]))
+
+
+def _reading(rows: pd.DataFrame) -> str:
+    if rows.empty:
+        return ""
+    found = worth(rows)
+    if not set(_READING) <= set(found.index):
+        return ""
+    cells = [
+        f"{contrast} {Difference(row['difference'], row['low'], row['high'], row['repeats'])}, {row['answer']}"
+        for contrast, row in found.loc[_READING].iterrows()
+    ]
+    seeds, count = int(found["seeds"].max()), int(found["repeats"].max())
+    size = f"{count} repeat{'s' * (count != 1)}" + f" of {seeds} seeds" * (seeds > 1)
+    return f"a neighbour that is read, in points ({size}): {'; '.join(cells)}"
+
+
+def _larger_reading(notebook: str, reports: Path) -> str:
+    """Say what `_reading` says of committed runs, which may be of another profile than the claim's."""
+    rows = larger_repeats(notebook, reports)
+    if rows.empty:
+        return " Part B as it is now: no record yet."
+    return f" Part B ({rows['profile'].iloc[0]}): {_reading(rows)}."
 
 
 def _told(values: Values) -> str:
@@ -137,14 +157,25 @@ def _forgetting(values: Values) -> str:
     return f"subnetworks forget {lost['multitask']:.2f} points a task, fine-tuning {lost['fine-tuning']:.2f}"
 
 
-def _capacity(values: Values) -> str:
-    counts = [int(arm.rpartition("=")[2]) for task, arm, _ in values if task == "mean" and "T=" in arm]
-    if not counts:
+def _capacity(records: pd.DataFrame) -> str:
+    """Say what each way gives when the network is full of most tasks, and whether widths lie on one curve."""
+    rows = widest(records)
+    if rows.empty:
         return ""
-    words = {"multitask": "the paper's choice", "random": "random choice", "small": "small dense networks"}
-    found = {name: values.get(("mean", f"{arm} T={max(counts)}", "accuracy")) for arm, name in words.items()}
-    cells = [f"{name} {value:.2f} %" for name, value in found.items() if value is not None]
-    return f"{max(counts)} tasks in one network: {', '.join(cells)}"
+    rows = rows[rows["count"] == rows["count"].max()]
+    means = rows.groupby("choice")["value"].agg(list).to_dict()
+    cells = [f"{words} {_mean(means[choice])} %" for choice, words in CHOICES.items() if choice in means]
+    count, width = rows["count"].iloc[0], rows["width"].iloc[0]
+    of = f" of {width} units a layer" if width else ""
+    said = [f"{count} tasks in one network{of}: {', '.join(cells)}"]
+    curves = {CHOICES[choice]: one_curve(records, choice) for choice in means if choice.endswith("evened")}
+    curves = [f"{words}: {found}" for words, found in curves.items() if found is not None]
+    return "; ".join([*said, *[f"widths at equal inputs a unit, {', '.join(curves)}"] * bool(curves)])
+
+
+def _mean(values: list[float]) -> str:
+    low, mean, high = interval(values)
+    return f"{mean:.2f} ({low:.2f} to {high:.2f})" if len(values) > 1 else f"{mean:.2f}"
 
 
 def _density(values: Values) -> str:
@@ -218,7 +249,13 @@ def _leak(values: Values) -> str:
     return f"while the other task trains, a subnetwork moves by {own:g}, one kept by masking gradients by {masked:.2f}"
 
 
-_OVER_SEEDS: dict[str, Callable[[pd.DataFrame], str]] = {"starves": _starves, "recipe": _recipe}
+_READING = list(CONTRASTS)[:2]
+_OVER_SEEDS: dict[str, Callable[[pd.DataFrame], str]] = {
+    "starves": _starves,
+    "recipe": _recipe,
+    "capacity": _capacity,
+    "E6": _related,
+}
 
 
 def _audit(values: Values) -> str:
@@ -240,11 +277,9 @@ _SPECIAL: dict[str, Callable[[Values], str]] = {
     "audit": _audit,
     "summary": _summary,
     "E5": _scaled,
-    "E6": _related,
     "E7": _ensemble,
     "E10": _told,
     "forgetting": _forgetting,
-    "capacity": _capacity,
     "density": _density,
     "performance": _performance,
 }

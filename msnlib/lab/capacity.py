@@ -1,0 +1,136 @@
+"""The curves of notebook 10: networks of several widths, full of tasks, and whether inputs a unit decide alone."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+from typing import NamedTuple
+
+import pandas as pd
+
+from msnlib.lab.differences import Difference, over_pairs
+from msnlib.lab.pooling import over_seeds
+
+MARGIN = 1.0  # points of accuracy that two widths may be apart at equal inputs a unit and still lie on one curve
+CHOICES = {  # arm -> what it is, in words
+    "multitask": "the paper's choice",
+    "multitask evened": "the paper's with evened heads",
+    "random": "random choice",
+    "random evened": "random choice with evened heads",
+    "small": "small dense networks",
+}
+_ARM = r"^(?P<choice>[a-z ]+) T=(?P<count>\d+)(?: width=(?P<width>\d+))?$"
+
+
+def full_arm(choice: str, count: int, width: int) -> str:
+    """The name in records of ``count`` tasks in a network of ``width`` units a layer; ``choice`` is of `CHOICES`."""
+    return f"{choice} T={count} width={width}"
+
+
+def full_networks(records: pd.DataFrame) -> pd.DataFrame:
+    """The accuracies of full networks: the means of the tasks that were trained, and each of these.
+
+    Args:
+        records: as `msnlib.lab.records.read_records` gives them, of this experiment. Older runs, of a single width,
+            do not name it in their arms.
+
+    Returns:
+        The rows with columns ``choice``, ``count`` (tasks T), ``width`` (0 where it is not named) and ``inputs`` (of a
+        unit of the second layer on average, width / T).
+    """
+    parts = records["arm"].str.extract(_ARM)
+    rows = records.assign(**parts)[parts["count"].notna() & records["metric"].eq("accuracy")]
+    rows = rows.assign(count=rows["count"].astype(int), width=pd.to_numeric(rows["width"]).fillna(0).astype(int))
+    return rows.assign(inputs=rows["width"] / rows["count"])
+
+
+def widest(records: pd.DataFrame) -> pd.DataFrame:
+    """The means of `full_networks`, of the widest network alone."""
+    rows = full_networks(records)
+    return rows[rows["task"].eq("mean") & rows["width"].eq(rows["width"].max())]
+
+
+def capacity(shown: pd.DataFrame) -> pd.DataFrame:
+    """Return mean, min and max over seeds of the tasks' mean accuracy by arm and number of tasks, widest network.
+
+    Args:
+        shown: records, of one pool for this experiment.
+    """
+    rows = widest(shown[shown["experiment"] == "capacity"])
+    return over_seeds(rows.assign(arm=rows["choice"]), ["arm", "count"]) if len(rows) else pd.DataFrame()
+
+
+class OneCurve(NamedTuple):
+    """Whether networks of several widths have the same accuracy at equal inputs a unit.
+
+    Attributes:
+        verdict: ``one curve``: at each number of inputs that all widths have, the 90 % interval of the difference of
+            any two lies within `MARGIN`. ``not one curve``: at one of them an interval lies beyond it. ``ended by the
+            cap``: the cap on epochs, and no stopping rule, ended one of these trainings. Else ``open``, as with a
+            single seed.
+        at_tasks, at_inputs: standard deviation between the widths' means, root mean square over the numbers of tasks
+            and over the numbers of inputs that all widths have.
+        chance: what `at_inputs` would be about if nothing but the seed made a difference; NaN for a single seed.
+        largest: of the differences at equal inputs, wider less narrower, the one whose mean is farthest from 0.
+        inputs, narrow, wide: where that is.
+    """
+
+    verdict: str
+    at_tasks: float
+    at_inputs: float
+    chance: float
+    largest: Difference
+    inputs: float
+    narrow: int
+    wide: int
+
+    def __str__(self) -> str:
+        where = f"{self.narrow} and {self.wide} units at {self.inputs:g} inputs"
+        return f"{self.verdict} (farthest apart {self.largest} points, {where})"
+
+
+def one_curve(records: pd.DataFrame, choice: str) -> OneCurve | None:
+    """Compare the widths at equal inputs a unit.
+
+    Args:
+        records: of one pool.
+        choice: of `CHOICES`.
+
+    Returns:
+        None where there are not two widths with a number of inputs in common.
+    """
+    rows = full_networks(records)
+    rows = rows[rows["task"].eq("mean") & rows["choice"].eq(choice)]
+    widths = sorted(rows["width"].unique())
+    common = rows.groupby("inputs")["width"].nunique()
+    common = common.index[common == len(widths)]
+    if len(widths) < 2 or common.empty:
+        return None
+    alike = rows[rows["inputs"].isin(common)]
+    cells = alike.pivot(index="seed", columns=["inputs", "width"], values="value")
+    found = {
+        (inputs, narrow, wide): over_pairs(cells[inputs, wide], cells[inputs, narrow])
+        for inputs in common
+        for narrow, wide in combinations(widths, 2)
+    }
+    where = max(found, key=lambda key: abs(found[key].difference))
+    variance = alike.groupby(["inputs", "width"])["value"].var().mean()  # over seeds
+    return OneCurve(
+        _verdict(alike, list(found.values())),
+        *(_between_widths(rows, "count"), _between_widths(alike, "inputs")),
+        *(math.sqrt(variance / cells.shape[0]), found[where], *where),
+    )
+
+
+def _verdict(rows: pd.DataFrame, found: list[Difference]) -> str:
+    if "capped" in rows and rows["capped"].eq(True).any():
+        return "ended by the cap"
+    if all(-MARGIN < one.low and one.high < MARGIN for one in found):  # never so with NaN, a single seed's
+        return "one curve"
+    return "not one curve" if any(one.low > MARGIN or one.high < -MARGIN for one in found) else "open"
+
+
+def _between_widths(rows: pd.DataFrame, by: str) -> float:
+    """Standard deviation between the widths' means, root mean square over what all widths have."""
+    means = rows.groupby([by, "width"])["value"].mean().unstack().dropna()
+    return math.sqrt(means.var(axis=1).mean())
