@@ -19,9 +19,11 @@ from msnlib.lab.power import power_table
 from msnlib.lab.publish import (
     _CHECKLIST_MARKS,
     _CLAIM_MARKS,
+    _EFFECTS_MARKS,
     _README_MARKS,
     _RESULTS_MARKS,
     claim_section,
+    effects_section,
     publish,
     results_tables,
 )
@@ -179,6 +181,7 @@ def test_every_number_of_readme_and_results_page_comes_from_the_committed_record
         ("README.md", _README_MARKS, findings(records, claim)),
         ("docs/results.md", _RESULTS_MARKS, results_tables(records)),
         ("docs/results.md", _CLAIM_MARKS, claim_section(claim)),
+        ("docs/results.md", _EFFECTS_MARKS, effects_section(records)),
         ("docs/checklist.md", _CHECKLIST_MARKS, checklist(records, claim, root / "reports", root / "notebooks")),
     ]:
         assert f"{marks[0]}\n\n{content}\n\n{marks[1]}" in (root / page).read_text(encoding="utf-8")
@@ -262,7 +265,9 @@ def readme(out):
     for folder in ("docs", "sweeps"):
         (out / folder).mkdir()
     (out / "sweeps" / "claim.toml").write_text('[margins]\nmnist = 0.5\nboston = "10 %"\n')
-    (out / "docs" / "results.md").write_text("\n".join(["top", *_RESULTS_MARKS, "then", *_CLAIM_MARKS, "after\n"]))
+    (out / "docs" / "results.md").write_text(
+        "\n".join(["top", *_RESULTS_MARKS, "then", *_CLAIM_MARKS, *_EFFECTS_MARKS, "after\n"])
+    )
     (out / "docs" / "checklist.md").write_text("\n".join(_CHECKLIST_MARKS))
     (out / "README.md").write_text("before\n" + "old\n".join(_README_MARKS) + "\nafter\n")
     return out / "README.md"

@@ -4,6 +4,8 @@ import pandas as pd
 
 from msnlib.lab.capacity import capacity
 from msnlib.lab.claim import claim_verdicts
+from msnlib.lab.differences import Difference
+from msnlib.lab.factorial import effects
 from msnlib.lab.looks import title
 from msnlib.lab.pooling import headline, over_seeds
 from msnlib.lab.published import published_value
@@ -27,7 +29,8 @@ def findings(records: pd.DataFrame, claim: pd.DataFrame) -> str:
         claim: as `msnlib.lab.claim.claim_table` gives it.
     """
     shown = headline(records[records["profile"] != "quick"])
-    parts = [loss(claim), forgetting(shown), limits(shown)]
+    scarce = " ".join(part for part in (limits(shown), starving(shown)) if part)
+    parts = [loss(claim), forgetting(shown), scarce]
     return "\n".join(f"- {part}" for part in parts if part)
 
 
@@ -154,6 +157,23 @@ def limits(shown: pd.DataFrame) -> str:
         f"({ours['min']:.1f} to {ours['max']:.1f}), as many chosen at random {cells[last][1]} % ({random['min']:.1f} "
         f"to {random['max']:.1f}), small dense networks with as many {cells[last][2]} %; with {before} tasks it is "
         f"{cells[before][0]}, {cells[before][1]} and {cells[before][2]} % ({_scope(rows)}, trained to convergence)."
+    )
+
+
+def starving(shown: pd.DataFrame) -> str:
+    """Say what it gives at the smallest share of weights that every output of the head gets as many."""
+    rows = shown[shown["experiment"] == "starves"]
+    found = effects(rows)
+    found = found[found["contrast"].eq("head evened out") & found["density"].eq(found["density"].min())]
+    if found.empty:
+        return ""
+    cells = [
+        f"{title(row.task)} {Difference(row.difference, row.low, row.high, row.seeds)}" for row in found.itertuples()
+    ]
+    return (
+        f"There outputs starve: with {100 * found['density'].iloc[0]:g} % of the weights, as many but shared evenly "
+        f"between the outputs of the head give, in points, {', '.join(cells)} ({found['seeds'].iloc[0]} seeds, 90 % "
+        "intervals)."
     )
 
 

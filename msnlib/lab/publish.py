@@ -9,8 +9,10 @@ from matplotlib.figure import Figure
 from msnlib.lab.checklist import checklist
 from msnlib.lab.claim import CAPPED, claim_table, claim_verdicts
 from msnlib.lab.design import read_designs
+from msnlib.lab.factorial import effects, effects_table
 from msnlib.lab.figures import forest, overview, results, speed
 from msnlib.lab.findings import findings
+from msnlib.lab.looks import title
 from msnlib.lab.plots import style
 from msnlib.lab.pooling import headline, natural, rank
 from msnlib.lab.power import power_table
@@ -40,6 +42,10 @@ _CLAIM_MARKS = (
 _CHECKLIST_MARKS = (
     "<!-- checklist: written by `make report` from the records in reports/ and sweeps/claim.toml -->",
     "<!-- end of checklist -->",
+)
+_EFFECTS_MARKS = (
+    "<!-- effects: written by `make report` from the records in reports/ -->",
+    "<!-- end of effects -->",
 )
 SIZES = {"paper": "at the published sizes", "laptop": "in smaller networks, on fewer examples"}
 _RULE_WORDS = {"converged": "converged", "authors": "the authors' rule"}
@@ -212,9 +218,23 @@ def _remarks(table: pd.DataFrame) -> list[str]:
     return remarks
 
 
+def effects_section(records: pd.DataFrame) -> str:
+    """Return what a mask's scores and its head are worth as Markdown: a table per profile of notebook 15, a line per
+    task and question, a column per density."""
+    shown = headline(records[records["experiment"].eq("starves") & records["profile"].ne("quick")], ("profile",))
+    parts = []
+    for profile, rows in shown.groupby("profile", sort=False):
+        table = effects_table(effects(rows))
+        cells = zip(table.index, table.values, strict=True)
+        body = [[f"{title(task)}: {asked}", *texts] for (task, asked), texts in cells]
+        head = ["points of accuracy", *(f"{100 * density:g} % kept" for density in table.columns)]
+        parts.append(f"**`{profile}`, {rows['seed'].nunique()} seeds**\n\n{markdown(head, body, first_number=1)}")
+    return "\n\n".join(parts)
+
+
 def publish(out: Path, readme: Path) -> None:
     """Put `findings` between two marks of a README and draw ``overview.png`` and its narrow form into ``out``; put
-    `results_tables` and `claim_section` between those of ``docs/results.md`` beside it, and
+    `results_tables`, `claim_section` and `effects_section` between those of ``docs/results.md`` beside it, and
     `msnlib.lab.checklist.checklist` between those of ``docs/checklist.md``. Also draw
     ``results.png``, ``claim.png`` and ``speed.png``, and write ``claim.csv`` and ``power.csv``.
 
@@ -230,6 +250,7 @@ def publish(out: Path, readme: Path) -> None:
     tables = page.read_text(encoding="utf-8")
     tables = _between(page, tables, _RESULTS_MARKS, results_tables(records))
     tables = _between(page, tables, _CLAIM_MARKS, claim_section(claim))
+    tables = _between(page, tables, _EFFECTS_MARKS, effects_section(records))
     listed = readme.parent / "docs" / "checklist.md"
     filled = checklist(records, claim, out, readme.parent / "notebooks")
     filled = _between(listed, listed.read_text(encoding="utf-8"), _CHECKLIST_MARKS, filled)
