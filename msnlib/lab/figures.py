@@ -117,16 +117,19 @@ def _losses(left: Axes, claim: pd.DataFrame) -> None:
     """Draw the claim's differences at the published size, with their intervals."""
     rows = claim[claim["profile"].eq("paper") & claim["rule"].eq(next(iter(claim["rule"]), ""))]
     for y, row in enumerate(rows.to_dict("records")):
-        _interval(left, y, row, ("low", "high"), color="black", linewidth=2)
-        _mark(left, y, row, markersize=8)
+        colour = "black" if row["evidence"] == "claim" else _EXPLORATION
+        _interval(left, y, row, ("low", "high"), color=colour, linewidth=2)
+        _mark(left, y, row, markersize=8, colour=colour)
     left.axvline(0, color="0.6", linewidth=1)
     left.axvline(-1, color="black", linestyle=":")
     left.set_yticks(range(len(rows)), [f"{r.experiment} {title(r.task)}" for r in rows.itertuples()])
-    left.set(ylim=(max(len(rows), 1) + 1.2, -0.6), xlim=(-_EDGE, _EDGE), title="Is anything lost? (published size)")
+    left.set(ylim=(max(len(rows), 1) + 2.2, -0.6), xlim=(-_EDGE, _EDGE), title="Is anything lost? (published size)")
     left.set_xlabel("left is worse, right is better\ndotted: a loss that matters")
     for word in dict.fromkeys(rows["verdict"]):
         marker, face = _SHAPES.get(word, _NO_VERDICT)
         left.plot([], [], marker, color="black", markerfacecolor=face, label=word)
+    if rows["evidence"].ne("claim").any():
+        left.plot([], [], color=_EXPLORATION, linewidth=2, label="grey: exploration")
     if len(rows):
         left.legend(loc="lower right", fontsize=8)
     left.grid(axis="y", visible=False)
@@ -166,6 +169,7 @@ def _breaks(ax: Axes, points: pd.DataFrame) -> None:
 
 _SHAPES = {"non-inferior": ("o", "black"), "inconclusive": ("o", "white"), "inferior": ("s", "black")}
 _NO_VERDICT = ("X", "0.7")
+_EXPLORATION = "0.6"
 _EDGE = 4.0  # margins; what lies beyond is an arrow at the edge
 
 
@@ -237,11 +241,12 @@ def _interval(ax: Axes, y: float, row: Mapping[str, Any], ends: tuple[str, str],
             ax.plot(_clipped(x), y, "<" if x < 0 else ">", color=look["color"], markersize=6)
 
 
-def _mark(ax: Axes, y: float, row: Mapping[str, Any], markersize: float) -> None:
+def _mark(ax: Axes, y: float, row: Mapping[str, Any], markersize: float, colour: str = "black") -> None:
     """Draw a row's difference in margins, its verdict as the mark's shape and filling."""
     x, (marker, face) = row["difference"] / row["margin"], _SHAPES.get(row["verdict"], _NO_VERDICT)
     marker = marker if abs(x) <= _EDGE else "<" if x < 0 else ">"
-    ax.plot(_clipped(x), y, marker, color="black", markerfacecolor=face, markersize=markersize, zorder=3)
+    face = colour if face == "black" else face
+    ax.plot(_clipped(x), y, marker, color=colour, markerfacecolor=face, markersize=markersize, zorder=3)
 
 
 def speed(records: pd.DataFrame) -> Figure:
