@@ -83,10 +83,9 @@ def allocate(
         seed: of initial values and random scores; None takes the run's (:func:`~msnlib.seed_everything`).
         rule: which of the scored entries are kept: a name from :data:`~msnlib.selection.RULES` or a function of your
             own, from offers by name to what is kept by name (:class:`~msnlib.selection.Offer`). ``"largest"``: the
-            paper's. ``"even_outputs"``: the same, but the outputs of a head share its entries evenly and none starves;
-            below a tenth of the weights it is ahead, above it costs nothing (notebook 15). ``"constant_fan_in"``: every
-            unit keeps as many inputs as any other. ``"whole_units"``: a smaller dense network, in msnlib's builders.
-            ``"released_percentile"``: as released, bug for bug.
+            paper's. ``"even_outputs"``: the same, but a head's outputs share its entries evenly and none starves
+            (ahead below a tenth: notebook 15). ``"constant_fan_in"``: every unit keeps as many inputs as any other.
+            ``"whole_units"``: a smaller dense network, in msnlib's builders. ``"released_percentile"``: as released.
 
     Raises:
         CapacityError: a tensor has too few free entries or units.
@@ -332,7 +331,7 @@ def _check_saliency(method: str, batches: Batches | None, loss: Loss | None) -> 
 
 
 def _check_free(tensors: Tensors, rule: Rule) -> None:
-    if rule not in (as_rule("largest"), as_rule("even_outputs")):  # the default cannot be told from one that was named
+    if rule not in (as_rule("largest"), as_rule("even_outputs")):  # the default looks as if it had been named
         raise ValueError(f"density='free' takes every free entry; give rule {rule.name!r} to prune")
     for name, tensor in tensors.items():
         if not len(tensor.free()):

@@ -11,7 +11,7 @@ from msnlib.lab.records import read_examples, read_record
 
 
 @dataclass(frozen=True)
-class Difference:
+class Mismatch:
     """A result that differs between the run that is checked and its repetition; None where one of them lacks it."""
 
     task: str
@@ -55,7 +55,7 @@ def repetition(folder: Path, notebooks: Path) -> Job:
     return job
 
 
-def differences(then: Path, now: Path) -> list[Difference]:
+def differences(then: Path, now: Path) -> list[Mismatch]:
     """Return the results in which two folders of runs differ, in order; seconds are not compared.
 
     Where both keep the outcomes of examples, a result counts as different too when one example's outcome is.
@@ -67,7 +67,7 @@ def differences(then: Path, now: Path) -> list[Difference]:
         pair = [each.get(key) for each in values]
         examples = [each.get(key[:2]) for each in outcomes]
         if pair[0] != pair[1] or not _equal(*examples):
-            found.append(Difference(*key, *pair))
+            found.append(Mismatch(*key, *pair))
     return found
 
 
