@@ -34,8 +34,8 @@ def _pair(task, own, control, metric="accuracy", arms=("multitask", "dedicated")
         ("E7", [("a_sum", arm, "accuracy", value) for arm, value in (("multitask", 90), ("small", 91))],
          "summed subnetworks 90.00 %, summed small networks 91.00 %"),
         ("E7", [*_pair("a_5", 90, 92), *_pair("a_5", 91, 92, arms=("multitask, legacy percentile", "dedicated"))[:1]],
-         "disjoint: a_5 -2.00 points from a network for each task; "
-         "by the released rule: a_5 -1.00 points from a network for each task"),
+         "disjoint: a, no. 5 -2.00 points from a network for each task; "
+         "by the released rule: a, no. 5 -1.00 points from a network for each task"),
         ("E10", [*_pair("a", 90, 92, arms=("told", "dedicated")), ("task_identity", "discerner", "accuracy", 98.5)],
          "a -2.00 points from a network for each task; the task is recognised in 98.50 %"),
         ("forgetting", [("all", arm, "forgetting_accuracy", value) for arm, value in PAIR],
@@ -51,10 +51,10 @@ def _pair(task, own, control, metric="accuracy", arms=("multitask", "dedicated")
         ("E6", [*_pair("hard", 90, 92),
                 *(("hard_sparse", f"after {arm} reading, repeat {k}", "accuracy", 50 + k + value) for k in range(2)
                   for arm, value in (("easy", 2), ("untrained", 0), ("unrelated", -3)))],
-         "hard -2.00 points from a network for each task; a neighbour that is read, in points (2 repeats): related "
-         "instead of unrelated +5.00 (+5.00 to +5.00), better; trained instead of untrained +2.00 (+2.00 to +2.00), "
-         "better"),
-        ("E6", _pair("hard", 90, 92), "hard -2.00 points from a network for each task"),
+         "hard half -2.00 points from a network for each task; a neighbour that is read, in points (2 repeats): "
+         "related instead of unrelated +5.00 (+5.00 to +5.00), better; "
+         "trained instead of untrained +2.00 (+2.00 to +2.00), better"),
+        ("E6", _pair("hard", 90, 92), "hard half -2.00 points from a network for each task"),
         ("method", [("red", "subnetwork", "values", 18), ("all", "free", "values", 58)],
          "drawn, not trained: values owned by red 18; none has two owners"),
         ("01", [("blue", "subnetwork", "moved", 0), ("blue", "gradient mask", "moved", 0.8)],
@@ -108,4 +108,6 @@ def test_a_notebook_says_what_it_found_and_what_full_size_runs_found(tmp_path, m
     rows = [row | {"rule": "converged", "verdict": "inferior"}, row | {"rule": "authors", "verdict": "other"}]
     pd.DataFrame(rows).to_csv(tmp_path / "claim.csv")
     print_findings(run, tmp_path)
-    assert capsys.readouterr().out.splitlines()[1].endswith("90 % intervals): a -1.50 (-2.00 to -1.00), inferior.")
+    assert (
+        capsys.readouterr().out.splitlines()[1].endswith("90 % intervals): a -1.50 points (-2.00 to -1.00), inferior.")
+    )

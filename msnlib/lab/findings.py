@@ -58,7 +58,7 @@ def loss(claim: pd.DataFrame) -> str:
     numbers = []
     for name, tasks in decided.groupby("experiment", sort=False):
         short = tasks if verdicts[name] == "non-inferior" else tasks[tasks["verdict"] != "non-inferior"]
-        cells = [f"{title(row.task)} {_difference(row)}{_small(row)}" for row in short.itertuples()]
+        cells = [f"{title(row.task)} {with_interval(row)}{_small(row)}" for row in short.itertuples()]
         rest = [title(task) for task in tasks["task"] if task not in set(short["task"])]
         within = f" ({', '.join(rest)}: within the margin)" if rest else ""
         numbers.append(f"{name} {', '.join(cells)}{within}")
@@ -94,7 +94,7 @@ def _early(row: tuple, other: tuple) -> str:
     gain = arms[0] - arms[1]
     fits = "lies within" if other.low <= gain <= other.high else "lies outside"
     return (
-        f" Stopped as the authors did, {_case(row)} is ahead by {_difference(other)}: the published gain of "
+        f" Stopped as the authors did, {_case(row)} is ahead by {with_interval(other)}: the published gain of "
         f"{gain:+.2f} {fits} that, and is not seen after training to convergence."
     )
 
@@ -103,7 +103,7 @@ def _case(row: tuple) -> str:
     return f"{row.experiment} {title(row.task)}"
 
 
-def _difference(row: tuple) -> str:
+def with_interval(row: tuple) -> str:
     """Return a row's difference with its unit and interval."""
     unit = "points" if row.metric == "accuracy" else "% of the error"
     ends = [format_difference(row.metric, value) for value in (row.difference, row.low, row.high)]

@@ -10,6 +10,8 @@ from msnlib.files import CHECKOUT
 from msnlib.lab.capacity import CHOICES, one_curve, widest
 from msnlib.lab.differences import Difference, between
 from msnlib.lab.factorial import effects
+from msnlib.lab.findings import with_interval
+from msnlib.lab.looks import title
 from msnlib.lab.pooling import headline, over_seeds
 from msnlib.lab.records import Run, read_records
 from msnlib.lab.related import CONTRASTS, larger_repeats, repeats, worth
@@ -69,13 +71,10 @@ def full_size(experiment: str, notebook: str, reports: Path) -> str:
     rows = table[table["experiment"].eq(experiment)] if len(table) else table
     if len(rows):
         rows = rows[rows["rule"] == rows["rule"].iloc[0]]
-        cells = [
-            f"{row.task} {format_difference(row.metric, row.difference)}{'' if row.metric == 'accuracy' else ' %'} "
-            f"({format_difference(row.metric, row.low)} to {format_difference(row.metric, row.high)}), {row.verdict}"
-            for row in rows.itertuples()
-        ]
+        cells = [f"{title(row.task)} {with_interval(row)}, {row.verdict}" for row in rows.itertuples()]
         also = _larger_reading(notebook, reports) if experiment == "E6" else ""
-        return f"{scope}; one network against a network for each task, 90 % intervals): {'; '.join(cells)}.{also}"
+        compared = "one network against a network for each task, positive is better, 90 % intervals"
+        return f"{scope}; {compared}): {'; '.join(cells)}.{also}"
     if experiment in _OVER_SEEDS:
         return f"{scope}, 90 % intervals): {_OVER_SEEDS[experiment](records)}."
     means = over_seeds(records, ["task", "arm", "metric"])["mean"].rename("value").reset_index()
@@ -93,7 +92,7 @@ def _differences(values: Values, arms: tuple[str, str] = ("multitask", "dedicate
                 if None not in pair:
                     own, control = pair
                     gap = own - control if metric == "accuracy" else 100 * (1 - own / control) if control else 0.0
-                    cells.append(f"{task} {format_difference(metric, gap)}")
+                    cells.append(f"{title(task)} {format_difference(metric, gap)}")
                     break
         said += [f"{', '.join(cells)} {unit}"] * bool(cells)
     return f"{'; '.join(said)} from a network for each task" if said else ""
