@@ -128,7 +128,7 @@ def claim_section(table: pd.DataFrame) -> str:
         rows = table[table["rule"] == rule]
         dead = rule == rules[0] and bool(rows["dead_outputs"].notna().any())
         lines = [_claim_line(row, rule == rules[0], dead) for row in rows.itertuples(index=False)]
-        header = ["task", "runs", "margin (of the control's errors)", "difference", "verdict"]
+        header = ["task", "verdict", "difference", "margin (of the control's errors)", "runs"]  # a phone shows two
         header += ["outputs without a weight"] if dead else ["a tenth more errors"] if rule == rules[0] else []
         parts.append(f"**{_TITLES['' if rule == 'authors' else rule]}**\n\n{markdown(header, lines, first_number=2)}")
     return "\n\n".join([*parts, "\n".join([*_answers(table), *_remarks(table)])])
@@ -140,12 +140,7 @@ def _claim_line(row: Any, counts: bool, dead: bool) -> list[str]:
     unit = "points" if accuracy else "% of the error"
     runs = f"{row.profile}, {row.evidence}, {row.seeds} seed{'s' * (row.seeds != 1)}"
     margin = f"{row.margin:g}" + (f" ({row.margin_share:.0f} %)" if accuracy else "")
-    line = [
-        f"{row.experiment} {row.task} ({unit})",
-        runs,
-        margin,
-    ]
-    line += [_with_interval(row), row.verdict]
+    line = [f"{row.experiment} {row.task} ({unit})", row.verdict, _with_interval(row), margin, runs]
     if dead:
         return [*line, f"{row.dead_outputs:.0f}" if pd.notna(row.dead_outputs) else ""]
     return [*line, row.sensitivity_verdict if isinstance(row.sensitivity_verdict, str) else ""] if counts else line
