@@ -119,6 +119,9 @@ def _page(run: Execution, runs: list[Execution], reports: Path) -> dict[str, Any
             if cell.get("id", "").startswith("findings-"):  # a box of sentences, without the line that prints them
                 cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "findings", "remove-input"]
             cell["metadata"]["mystnb"] = {"image": {"alt": alternative(heading, source, before)}}
+    # What was found stands above the settings, which the notebook needs to say it.
+    boxes = [cell for cell in others if cell.get("id") == "findings-begin"]
+    notebook["cells"] = [opening, *boxes, *(cell for cell in others if cell not in boxes)]
     return notebook
 
 

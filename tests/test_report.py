@@ -374,7 +374,7 @@ def test_publish_answers_the_claim_between_its_marks(out, readme):
     assert pd.read_csv(out / "claim.csv")["verdict"].tolist() == ["non-inferior", "inferior", "inconclusive"]
     assert (out / "claim.png").stat().st_size > 1000
     found = readme.read_text()
-    assert "open for the same after house prices (E3); refuted for E2.**" in found and "-7.00 points (-7.02" in found
+    assert "open for the same followed by house prices (E3); refuted for E2.**" in found and "-7.00 points (-7.02" in found
     before = [(out / name).read_bytes() for name in ("claim.png", "overview.png")]
     publish(out, readme)
     assert (page.read_text(), readme.read_text()) == (written, found)

@@ -110,6 +110,12 @@ def test_a_page_says_which_run_it_is_and_where_larger_ones_are(site):
     assert 'href="../results.html' in text.split("This run")[1].split("</div>")[0]
 
 
+def test_what_was_found_stands_above_the_settings(site):
+    for path in site.glob("notebooks/*.html"):
+        text = path.read_text()
+        assert "tag_findings" not in text or text.index("tag_findings") < text.index("tag_parameters"), path
+
+
 def test_exercises_of_the_course_stay_out(site):
     assert not [path for path in site.glob("**/*") if path.stem in ("assignments", "solutions", "ps1", "ps2", "ps3")]
 

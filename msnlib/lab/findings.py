@@ -14,7 +14,7 @@ from msnlib.lab.report import format_difference
 # What experiments and tasks are called where nobody knows their numbers yet.
 EXPERIMENTS = {
     "E1": "two image tasks in parallel",
-    "E3": "the same after house prices",
+    "E3": "the same followed by house prices",
     "E4": "images, prices and film reviews",
     "E10": "two image tasks told apart without a label",
 }
