@@ -21,10 +21,12 @@ from msnlib.lab.publish import (
     _CLAIM_MARKS,
     _EFFECTS_MARKS,
     _README_MARKS,
+    _RECIPE_MARKS,
     _RESULTS_MARKS,
     claim_section,
     effects_section,
     publish,
+    recipe_section,
     results_tables,
 )
 from msnlib.lab.records import Run, read_records
@@ -172,6 +174,23 @@ def test_an_empty_folder_is_one_line(tmp_path, capsys):
     assert captured.err == f"msn: no records in {tmp_path / 'none'}; 'msn run --out {tmp_path / 'none'}' makes them\n"
 
 
+def test_the_recipes_stand_beside_ours_with_the_outputs_that_own_no_weight(out):
+    assert recipe_section(read_records(out)) == "No run is made yet."
+    for seed in (10, 11, 12):
+        run = Run("recipe", notebook="18_recipe", profile="paper", seed=seed)
+        for arm, value, dead in (("multitask", 97.0, 0), ("authors values", 97.0 - 3 * (seed - 10), seed - 10)):
+            for ending in ("", ", converged"):
+                lower = value - (not ending)
+                run.add(task="mnist", arm=arm + ending, metric="accuracy", value=lower, dead_outputs=dead, capped=False)
+        run.save()
+    scope, _, head, _, *rows = recipe_section(read_records(out)).splitlines()
+    assert scope == "**`paper`, 3 seeds**"
+    assert [cell.strip() for cell in head.split("|")[2:-1]] == ["MNIST", "dead, MNIST"]
+    assert [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows] == [
+        ["initial values as released", "-3.00 (-8.06 to +2.06)", "0 1 2"]
+    ]
+
+
 def test_every_number_of_readme_and_results_page_comes_from_the_committed_records():
     root = Path(__file__).resolve().parent.parent
     records, design = read_records(root / "reports"), read_designs(root / "sweeps")
@@ -182,6 +201,7 @@ def test_every_number_of_readme_and_results_page_comes_from_the_committed_record
         ("docs/results.md", _RESULTS_MARKS, results_tables(records)),
         ("docs/results.md", _CLAIM_MARKS, claim_section(claim)),
         ("docs/results.md", _EFFECTS_MARKS, effects_section(records)),
+        ("docs/results.md", _RECIPE_MARKS, recipe_section(records)),
         ("docs/checklist.md", _CHECKLIST_MARKS, checklist(records, claim, root / "reports", root / "notebooks")),
     ]:
         assert f"{marks[0]}\n\n{content}\n\n{marks[1]}" in (root / page).read_text(encoding="utf-8")
@@ -266,7 +286,7 @@ def readme(out):
         (out / folder).mkdir()
     (out / "sweeps" / "claim.toml").write_text('[margins]\nmnist = 0.5\nboston = "10 %"\n')
     (out / "docs" / "results.md").write_text(
-        "\n".join(["top", *_RESULTS_MARKS, "then", *_CLAIM_MARKS, *_EFFECTS_MARKS, "after\n"])
+        "\n".join(["top", *_RESULTS_MARKS, "then", *_CLAIM_MARKS, *_EFFECTS_MARKS, *_RECIPE_MARKS, "after\n"])
     )
     (out / "docs" / "checklist.md").write_text("\n".join(_CHECKLIST_MARKS))
     (out / "README.md").write_text("before\n" + "old\n".join(_README_MARKS) + "\nafter\n")
@@ -374,7 +394,8 @@ def test_publish_answers_the_claim_between_its_marks(out, readme):
     assert pd.read_csv(out / "claim.csv")["verdict"].tolist() == ["non-inferior", "inferior", "inconclusive"]
     assert (out / "claim.png").stat().st_size > 1000
     found = readme.read_text()
-    assert "open for the same followed by house prices (E3); refuted for E2.**" in found and "-7.00 points (-7.02" in found
+    assert "open for the same followed by house prices (E3); refuted for E2.**" in found
+    assert "-7.00 points (-7.02" in found
     before = [(out / name).read_bytes() for name in ("claim.png", "overview.png")]
     publish(out, readme)
     assert (page.read_text(), readme.read_text()) == (written, found)

@@ -17,6 +17,7 @@ from msnlib.lab.plots import style
 from msnlib.lab.pooling import headline, natural, rank
 from msnlib.lab.power import power_table
 from msnlib.lab.published import published_table, published_value
+from msnlib.lab.recipe import recipe_table
 from msnlib.lab.records import read_records
 from msnlib.lab.report import EmptyReport, format_difference, format_value, markdown, report_table
 
@@ -46,6 +47,10 @@ _CHECKLIST_MARKS = (
 _EFFECTS_MARKS = (
     "<!-- effects: written by `make report` from the records in reports/ -->",
     "<!-- end of effects -->",
+)
+_RECIPE_MARKS = (
+    "<!-- recipe: written by `make report` from the records in reports/ -->",
+    "<!-- end of recipe -->",
 )
 SIZES = {"paper": "at the published sizes", "laptop": "in smaller networks, on fewer examples"}
 _RULE_WORDS = {"converged": "converged", "authors": "the authors' rule"}
@@ -227,10 +232,23 @@ def effects_section(records: pd.DataFrame) -> str:
     return "\n\n".join(parts)
 
 
+def recipe_section(records: pd.DataFrame) -> str:
+    """Return what each ingredient of the released recipe changes as Markdown: a table of notebook 18's largest profile,
+    a line per arm, a column per task.
+    """
+    rows = headline(records[records["experiment"].eq("recipe") & records["profile"].ne("quick")])
+    if rows.empty:
+        return "No run is made yet."
+    table = recipe_table(rows)
+    body = [[words, *texts] for words, texts in zip(table.index, table.values, strict=True)]
+    scope = f"**`{rows['profile'].iloc[0]}`, {rows['seed'].nunique()} seeds**"
+    return f"{scope}\n\n{markdown(['points of accuracy, less ours', *table.columns], body, first_number=1)}"
+
+
 def publish(out: Path, readme: Path) -> None:
     """Put `findings` between two marks of a README and draw ``overview.png`` and its narrow form into ``out``; put
-    `results_tables`, `claim_section` and `effects_section` between those of ``docs/results.md`` beside it, and
-    `msnlib.lab.checklist.checklist` between those of ``docs/checklist.md``. Also draw
+    `results_tables`, `claim_section`, `effects_section` and `recipe_section` between those of ``docs/results.md``
+    beside it, and `msnlib.lab.checklist.checklist` between those of ``docs/checklist.md``. Also draw
     ``results.png``, ``claim.png`` and ``speed.png``, and write ``claim.csv`` and ``power.csv``.
 
     Raises `EmptyReport` when there are no records but quick ones, or a page lacks its marks;
@@ -246,6 +264,7 @@ def publish(out: Path, readme: Path) -> None:
     tables = _between(page, tables, _RESULTS_MARKS, results_tables(records))
     tables = _between(page, tables, _CLAIM_MARKS, claim_section(claim))
     tables = _between(page, tables, _EFFECTS_MARKS, effects_section(records))
+    tables = _between(page, tables, _RECIPE_MARKS, recipe_section(records))
     listed = readme.parent / "docs" / "checklist.md"
     filled = checklist(records, claim, out, readme.parent / "notebooks")
     filled = _between(listed, listed.read_text(encoding="utf-8"), _CHECKLIST_MARKS, filled)
