@@ -46,7 +46,7 @@ def _pair(task, own, control, metric="accuracy", arms=("multitask", "dedicated")
         ("density", [("a", f"density {share}{way}, converged", "accuracy", value) for share in (0.5, 0.02)
                      for way, value in (("", 50), (" random", 60))],
          "at density 0.02, accuracy in % by choice: gradient: a 50.00; random: a 60.00"),
-        ("performance", [("T=2", "scattered", "speedup_batch_32", 1.5)],
+        ("performance", [("T=2", "default", "speedup_batch_32", 1.5)],
          "a training step at batch 32, times as fast as dense networks: T=2 1.50"),
         ("E6", [*_pair("hard", 90, 92),
                 *(("hard_sparse", f"after {arm} reading, repeat {k}", "accuracy", 50 + k + value) for k in range(2)

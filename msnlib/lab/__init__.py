@@ -23,7 +23,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             *("allocation_table", "dead_outputs", "dedicated", "describe", "idle_units", "narrow", "permuted"),
             *("shared_network", "trunk_owners"),
         ],
-        "looks": ["arm_looks", "looks"],
+        "looks": ["arm_looks", "looks", "title"],
         "pictures": ["diagram", "legend", "mask", "numbers", "strips"],
         "plots": ["LINES", "dots", "learning_curves", "matrix", "owners", "samples", "style", "values"],
         "pooling": ["headline", "over_seeds"],

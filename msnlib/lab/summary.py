@@ -187,7 +187,7 @@ def _density(values: Values) -> str:
     for (task, arm, metric), value in values.items():
         if metric == "accuracy" and arm.startswith(prefix) and arm.endswith(CONVERGED):
             way = arm.removeprefix(prefix).removesuffix(CONVERGED).strip() or "gradient"
-            cells.setdefault(way, []).append(f"{task} {value:.2f}")
+            cells.setdefault(way, []).append(f"{title(task)} {value:.2f}")
     said = "; ".join(f"{way}: {', '.join(found)}" for way, found in cells.items())
     return f"at density {shares[0]:g}, accuracy in % by choice: {said}"
 
@@ -196,7 +196,7 @@ def _performance(values: Values) -> str:
     cells = [
         f"{task} {value:.2f}"
         for (task, arm, metric), value in values.items()
-        if (arm, metric) == ("scattered", "speedup_batch_32")
+        if (arm, metric) == ("default", "speedup_batch_32")
     ]
     return f"a training step at batch 32, times as fast as dense networks: {', '.join(cells)}" if cells else ""
 
@@ -217,7 +217,9 @@ def _starves(records: pd.DataFrame) -> str:
         rows = found[found["contrast"] == contrast]
         if rows.empty:
             continue
-        cells = [f"{row.task} {Difference(row.difference, row.low, row.high, row.seeds)}" for row in rows.itertuples()]
+        cells = [
+            f"{title(row.task)} {Difference(row.difference, row.low, row.high, row.seeds)}" for row in rows.itertuples()
+        ]
         said.append(f"{words} {', '.join(cells)}")
     return f"at density {found['density'].iloc[0]:g}, in points: {'; '.join(said)}"
 
@@ -230,7 +232,7 @@ def _recipe(records: pd.DataFrame) -> str:
     said = []
     for arm, name in words.items():
         pair = (arm + CONVERGED, "multitask" + CONVERGED)
-        cells = [f"{task} {between(records, task, *pair)}" for task in records["task"].unique()]
+        cells = [f"{title(task)} {between(records, task, *pair)}" for task in records["task"].unique()]
         said.append(f"{name} {', '.join(cells)}")
     return f"points from ours, both trained to convergence: {'; '.join(said)}"
 
