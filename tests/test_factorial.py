@@ -35,6 +35,7 @@ def test_a_contrast_is_between_trainings_that_differ_in_one_thing():
         "all units evened out instead of the head": -3,
         "random instead of scores, heads evened out": 4,
         "random instead of scores, heads whole": 4,
+        "head evened out, random masks": 10,
         "scored values kept": 2,
         "values kept, random masks (nothing to expect)": 2,
     }
@@ -79,3 +80,17 @@ def test_two_arms_are_compared_on_the_seeds_that_have_both():
     assert (found.difference, found.seeds, str(found)) == (4.0, 1, "+4.00")
     with pytest.raises(ValueError, match="no seed has both"):
         between(records, "b", "x", "y")
+
+
+def test_a_difference_of_trainings_that_a_cap_ended_is_marked():
+    records = _records(lambda m, d, s: float(s))
+    records["capped"] = records["arm"].eq(Mask("random", "whole").arm(0.02) + ", converged") & records["seed"].eq(1)
+    found = effects(records)
+    marked = found[found["capped"] > 0].set_index(["density", "contrast"])["capped"].to_dict()
+    assert marked == {
+        (0.02, "random instead of scores, heads whole"): 1,
+        (0.02, "values kept, random masks (nothing to expect)"): 1,
+    }
+    table = effects_table(found)
+    assert table[0.02]["a", "random instead of scores, heads whole"].endswith(")*")
+    assert not table[0.1].str.endswith("*").any()

@@ -48,6 +48,7 @@ CONTRASTS: dict[str, tuple[list[Mask], list[Mask]]] = {
     "all units evened out instead of the head": ([Mask(SCORES, "constant")], [Mask(SCORES, "evened")]),
     "random instead of scores, heads evened out": ([Mask("random", "evened")], [Mask(SCORES, "evened")]),
     "random instead of scores, heads whole": ([Mask("random", "whole")], [Mask(SCORES, "whole")]),
+    "head evened out, random masks": ([Mask("random", "evened")], [Mask("random")]),
     "scored values kept": (_all(SCORES, "kept"), _all(SCORES, "redrawn")),
     "values kept, random masks (nothing to expect)": (_all("random", "kept"), _all("random", "redrawn")),
 }
@@ -61,26 +62,35 @@ def effects(records: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row per task, density and contrast: the mean ``difference`` in points of accuracy, positive where the first
-        side is better; ``low`` and ``high``, its 90 % t interval over seeds (none for a single seed); ``seeds``.
+        side is better; ``low`` and ``high``, its 90 % t interval over seeds (none for a single seed); ``seeds``; and
+        ``capped``, of how many of the trainings compared a cap on epochs was the end. Such a row gives no verdict.
     """
     parts = records["arm"].str.extract(_ARM)
     rows = records.assign(**parts)[parts["density"].notna() & records["metric"].eq("accuracy")]
-    cells = rows.set_index(["task", "density", "seed", "saliency", "head", "values"])["value"]
+    rows = rows.assign(capped=rows["capped"].eq(True) if "capped" in rows else False)
+    cells = rows.set_index(["task", "density", "seed", "saliency", "head", "values"])[["value", "capped"]]
     found = []
     for (task, density), group in cells.groupby(level=["task", "density"], sort=False):
-        table = group.droplevel(["task", "density"]).unstack(["saliency", "head", "values"])
+        group = group.droplevel(["task", "density"]).unstack(["saliency", "head", "values"])
+        table, capped = group["value"], group["capped"]
         scored = next((name for name in table.columns.unique("saliency") if name != "random"), "random")
         for contrast, sides in CONTRASTS.items():
             one, other = ([(scored if m.saliency == SCORES else m.saliency, *m[1:]) for m in side] for side in sides)
             if set(one + other) <= set(table.columns):
                 difference = over_pairs(table[one].mean(axis=1), table[other].mean(axis=1))
-                found.append({"task": task, "density": float(density), "contrast": contrast, **difference._asdict()})
-    return pd.DataFrame(found, columns=["task", "density", "contrast", *Difference._fields])
+                row = {"task": task, "density": float(density), "contrast": contrast, **difference._asdict()}
+                found.append(row | {"capped": int(capped[one + other].eq(True).sum().sum())})
+    return pd.DataFrame(found, columns=["task", "density", "contrast", *Difference._fields, "capped"])
 
 
 def effects_table(found: pd.DataFrame) -> pd.DataFrame:
-    """`effects` as texts: a row per task and contrast, a column per density, largest first."""
-    texts = [str(Difference(*row)) for row in found[[*Difference._fields]].itertuples(index=False)]
+    """`effects` as texts: a row per task and contrast, a column per density, largest first; a star where a cap on
+    epochs ended a training.
+    """
+    texts = [
+        f"{Difference(row.difference, row.low, row.high, row.seeds)}{'*' * (row.capped > 0)}"
+        for row in found.itertuples(index=False)
+    ]
     cells = found.assign(text=texts)
     order = found[["task", "contrast"]].drop_duplicates()
     table = cells.pivot(index=["task", "contrast"], columns="density", values="text")

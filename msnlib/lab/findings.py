@@ -161,19 +161,35 @@ def limits(shown: pd.DataFrame) -> str:
 
 
 def starving(shown: pd.DataFrame) -> str:
-    """Say what it gives at the smallest share of weights that every output of the head gets as many."""
+    """Say what it gives at the smallest share of weights that every output of the head gets as many, and how far random
+    masks are ahead after that.
+    """
     rows = shown[shown["experiment"] == "starves"]
     found = effects(rows)
-    found = found[found["contrast"].eq("head evened out") & found["density"].eq(found["density"].min())]
-    if found.empty:
+    found = found[found["density"].eq(found["density"].min())]
+    evened = found[found["contrast"].eq("head evened out")]
+    left = found[found["contrast"].eq("random instead of scores, heads evened out") & found["low"].gt(0)]
+    if evened.empty:
         return ""
-    cells = [
-        f"{title(row.task)} {Difference(row.difference, row.low, row.high, row.seeds)}" for row in found.itertuples()
-    ]
+    seeds, capped = evened["seeds"].iloc[0], evened["capped"].sum() + left["capped"].sum()
+    size = {"paper": "1,000 units a layer", "laptop": "a smaller network"}[rows["profile"].iloc[0]]
+    scope = f"{size}, fewer images, {seeds} seeds, 90 % intervals, " + (
+        "ended by a cap on epochs where it says so" if capped else "trained to convergence"
+    )
+    ahead = f" Random weights are then still ahead on {_points(left, ' by')}." if len(left) else ""
     return (
-        f"There outputs starve: with {100 * found['density'].iloc[0]:g} % of the weights, as many but shared evenly "
-        f"between the outputs of the head give, in points, {', '.join(cells)} ({found['seeds'].iloc[0]} seeds, 90 % "
-        "intervals)."
+        f"In another experiment ({scope}) two tasks keep {100 * found['density'].iloc[0]:g} % each, and outputs are "
+        "left without any weight. Sharing as many evenly between the outputs gives, in points, "
+        f"{_points(evened)}.{ahead}"
+    )
+
+
+def _points(rows: pd.DataFrame, by: str = "") -> str:
+    """Tasks with their differences; where a cap ended trainings, how many."""
+    return ", ".join(
+        f"{title(row.task)}{by} {Difference(row.difference, row.low, row.high, row.seeds)}"
+        + (f", {row.capped} trainings ended by the cap" if row.capped else "")
+        for row in rows.itertuples()
     )
 
 

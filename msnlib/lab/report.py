@@ -74,8 +74,11 @@ def format_value(metric: str, value: float, signed: bool = False) -> str:
 
 
 def format_difference(metric: str, value: float) -> str:
-    """Return a difference of `claim_table` with its sign: points with two decimals, per cent with one."""
-    return "" if pd.isna(value) else format(value, "+z.2f" if metric == "accuracy" else "+z.1f")
+    """Return a difference of `claim_table` with its sign: points with two decimals, per cent with one.
+
+    A value read from claim.csv, which has fewer digits, gives the same text as the one computed.
+    """
+    return "" if pd.isna(value) else format(float(f"{value:.6g}"), "+z.2f" if metric == "accuracy" else "+z.1f")
 
 
 def format_table(table: pd.DataFrame) -> str:
