@@ -15,7 +15,18 @@ from msnlib.isolation import check_declared, check_dtype, check_isolated, load_w
 from msnlib.layers import SharedTensor
 from msnlib.networks import check_in_a_row
 from msnlib.seeding import stream
-from msnlib.selection import CapacityError, Choose, Density, Kept, Offer, Rule, as_rule, budget
+from msnlib.selection import (
+    CapacityError,
+    Choose,
+    Density,
+    Kept,
+    Offer,
+    Rule,
+    as_rule,
+    budget,
+    check_how,
+    check_method,
+)
 from msnlib.subnetworks import (
     check_known,
     check_name,
@@ -27,10 +38,6 @@ from msnlib.subnetworks import (
     using,
 )
 from msnlib.switches import PerTask
-
-METHODS = ("gradient", "snip", "magnitude", "random")
-INITS = ("he", "scored", "glorot", "authors")
-READS = ("none", "all")
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -106,7 +113,7 @@ def allocate(
         raise ValueError("the network has no masked layers to allocate from")
     check_isolated(net)
     if density == "free":
-        _check_choice("method", method, METHODS)
+        check_method(method)
         _check_free(tensors, rule)
         densities = {}
     else:
@@ -319,13 +326,8 @@ def _gradients(net: nn.Module, task: str, values: list[Tensor], batches: Batches
     return total
 
 
-def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} {value!r} is not one of {', '.join(allowed)}")
-
-
 def _check_saliency(method: str, batches: Batches | None, loss: Loss | None) -> None:
-    _check_choice("method", method, METHODS)
+    check_method(method)
     if method in ("gradient", "snip") and (batches is None or loss is None):
         raise ValueError(f"method {method!r} needs batches= (pairs x, y) and loss= (of prediction and y)")
 
@@ -343,8 +345,5 @@ def _check_task(net: nn.Module, task: str, reads: str, init: str, rule: Rule) ->
     check_name(task)
     if task in tasks(net):
         raise ValueError(f"task {task!r} is allocated already; release it first")
-    _check_choice("reads", reads, READS)
-    _check_choice("init", init, INITS)
-    if reads != "none" and not rule.reads:
-        raise ValueError(f"rule {rule.name!r} goes with reads='none'")
+    check_how(reads, init, rule)
     check_declared(net, task)

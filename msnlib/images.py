@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from msnlib.layers import MaskedConv2d, MaskedLinear
+from msnlib.products import once
 
 PART = 64  # images whose activations stay in a cache: measured, as notebook 80 shows; 32 to 128 differ by 5 %
 _BEFORE = (MaskedConv2d, nn.ReLU, nn.MaxPool2d)  # what looks at each image alone
@@ -69,7 +70,7 @@ class _Maxima(torch.autograd.Function):
         return x
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once("maxima of stride 1 in bfloat16 have first ones only; leave torch.autocast")
     def backward(ctx, grad: Tensor) -> Tensor:
         for axis, lead in zip((3, 2), reversed(ctx.saved_tensors), strict=True):
             one = torch.ops.aten.threshold_backward(grad, lead, 0)  # where the first is larger

@@ -194,7 +194,8 @@ def linear(input: Tensor, weight: SharedTensor, offset: Tensor | None) -> Tensor
         few = pays(len(own.values), numel, input.numel() // weight.shape[1])
     else:
         few = len(own.values) < below * numel
-    if few and not own.units and not own.reads and available(input, own.values):
+    fits = input.shape[-1] == weight.shape[1]  # else torch's own error
+    if few and fits and not own.units and not own.reads and available(input, own.values):
         return sparse_linear(input, own.values, own.pattern(weight.shape), offset)
     return nn.functional.linear(input, weight.tensor(task), offset)
 

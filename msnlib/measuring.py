@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from msnlib.isolation import check_fits
-from msnlib.subnetworks import evaluating, using, walk
+from msnlib.subnetworks import evaluating, shared_tensors, using, walk
 from msnlib.task import Task
 
 Batch = tuple[Tensor, Tensor]
@@ -24,12 +24,12 @@ def predict(net: nn.Module, task: Task, split: str = "test", batch_size: int = 1
         ValueError: the network holds no such task, or unknown split.
     """
     check_fits(net, task, split, targets=False)
-    weights = next(iter(net.parameters()))
+    like = next(iter(shared_tensors(net, task.name).values())).like
     batches: Iterable[Batch] = task.batches(split, batch_size)
     if any(not norm.track_running_stats for norm in norms(net, task.name).values()):
         batches = joined(batches)
     with evaluating(net), using(net, task.name):
-        return torch.cat([net(x.to(weights.device)).to(weights.dtype) for x, _ in batches])
+        return torch.cat([net(x.to(like.device)).to(like.dtype) for x, _ in batches])
 
 
 def evaluate(net: nn.Module, tasks: Task | Sequence[Task], split: str = "test") -> dict[str, dict[str, float]]:

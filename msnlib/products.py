@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +101,7 @@ def available(input: Tensor, values: Tensor) -> bool:
 def sparse_linear(input: Tensor, values: Tensor, pattern: Pattern, bias: Tensor | None = None) -> Tensor:
     """``torch.nn.functional.linear`` with the (m, n) weight of these values: (\\*, n) -> (\\*, m).
 
-    Forward and both gradients multiply kept entries only. Differentiable once.
+    Forward and both gradients multiply kept entries only. Differentiable once; RuntimeError beyond.
     """
     m, n = pattern.shape
     # torch is fast at sparse times dense alone, so examples stand in columns; between two such layers no copy is made.
@@ -114,6 +117,23 @@ def _times(weight: Tensor, dense: Tensor, bias: Tensor | None = None) -> Tensor:
     return product if bias is None else product.add_(bias[:, None])
 
 
+def once(advice: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Refuse derivatives of a backward, which would be silently 0: ``once_differentiable`` sees only some of them."""
+
+    def guarded(backward: Callable[..., Any]) -> Callable[..., Any]:
+        inner = torch.autograd.function.once_differentiable(backward)
+
+        @wraps(backward)
+        def outer(ctx: Any, *grads: Tensor) -> Any:
+            if torch.is_grad_enabled():
+                raise RuntimeError(f"second derivatives: {advice}")
+            return inner(ctx, *grads)
+
+        return outer
+
+    return guarded
+
+
 class _Product(torch.autograd.Function):
     """Weight times inputs, (n, N) -> (m, N)."""
 
@@ -124,7 +144,7 @@ class _Product(torch.autograd.Function):
         return _times(pattern.matrix(values), input, bias)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once("a product without zeros has first ones only; sparse_products(net, 0) puts the zeros back")
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, values = ctx.saved_tensors
         pattern, grad = ctx.pattern, grad.contiguous()

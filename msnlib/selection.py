@@ -18,6 +18,9 @@ import torch
 from torch import Tensor
 
 Density = float | Mapping[str, float] | Callable[[str, tuple[int, ...]], float]
+METHODS = ("gradient", "snip", "magnitude", "random")
+INITS = ("he", "scored", "glorot", "authors")
+READS = ("none", "all")
 
 
 class CapacityError(RuntimeError):
@@ -299,3 +302,21 @@ def _scattered(offer: Offer) -> Tensor:
     """(n,): the score of every entry, -inf where it is not on offer."""
     full = offer.scores.new_full((offer.numel,), -math.inf)
     return full.index_copy_(0, offer.positions, offer.scores)
+
+
+def check_method(method: str) -> None:
+    """Refuse a saliency that there is not."""
+    _check_choice("method", method, METHODS)
+
+
+def check_how(reads: str, init: str, rule: Rule) -> None:
+    """Refuse a way to allocate that no task could take."""
+    _check_choice("reads", reads, READS)
+    _check_choice("init", init, INITS)
+    if reads != "none" and not rule.reads:
+        raise ValueError(f"rule {rule.name!r} goes with reads='none'")
+
+
+def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} {value!r} is not one of {', '.join(allowed)}")

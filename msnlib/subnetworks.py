@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -186,11 +187,17 @@ class FrozenTaskError(RuntimeError):
     """A task that others read was to be trained or released."""
 
 
+def _short(task: Any) -> str:
+    """A name as it is, of anything else its type: a whole Task would fill the screen."""
+    hint = " (give its name, task.name)" if hasattr(task, "name") else ""
+    return repr(task) if isinstance(task, str) else f"of type {type(task).__name__}{hint}"
+
+
 def check_known(net: nn.Module, task: str) -> None:
     """Raise ValueError unless the network holds the task."""
     known = tasks(net)
-    if task not in known:
-        raise ValueError(f"no task {task!r} in this network; it holds: {', '.join(known) or 'none'}")
+    if not isinstance(task, str) or task not in known:
+        raise ValueError(f"no task {_short(task)} in this network; it holds: {', '.join(known) or 'none'}")
 
 
 def check_not_read(net: nn.Module, task: str, verb: str) -> None:
@@ -207,7 +214,7 @@ _RESERVED = frozenset(dir(SharedTensor((1,)))) | frozenset(dir(PerTask()))
 def check_name(task: str) -> None:
     """Raise ValueError unless the string can name a task: letters, digits, _ and -, and no attribute of a module."""
     if not isinstance(task, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", task):
-        raise ValueError(f"task name {task!r} must be one or more letters, digits, '_' or '-'")
+        raise ValueError(f"task name {_short(task)} must be one or more letters, digits, '_' or '-'")
     if task in _RESERVED:
         raise ValueError(f"task name {task!r} is taken by an attribute of torch modules; choose another")
 

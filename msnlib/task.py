@@ -57,6 +57,7 @@ class Task:
         self._require(self.kind in KINDS, f"kind {self.kind!r} is not one of {', '.join(KINDS)}")
         for what in ("outputs", "batch_size", *(("vocabulary",) if self.vocabulary is not None else ())):
             self._require(_counts(getattr(self, what)), f"{what} {getattr(self, what)!r} must be at least 1")
+            object.__setattr__(self, what, int(getattr(self, what)))  # of numpy's, which no file could hold
         enough = self.kind != "classification" or self.outputs > 1
         self._require(enough, "one output tells no classes apart: give at least 2, or kind 'binary'")
         named = len(self.labels)
@@ -65,8 +66,8 @@ class Task:
             pair = getattr(self, part)
             if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(t, Tensor) for t in pair)):
                 self._refuse(f"{part} must be a pair (x, y) of tensors, not {_kinds(pair)}")
-            x = self._checked_x(part, pair[0])
-            object.__setattr__(self, part, (x, self._checked_y(part, x, pair[1])))
+            x = self._checked_x(part, pair[0].detach())
+            object.__setattr__(self, part, (x, self._checked_y(part, x, pair[1].detach())))
         self._require(len(self.train[0]), "no examples in its train part")
         for part in SPLITS[1:]:
             x, first = getattr(self, part)[0], self.train[0]
@@ -113,7 +114,9 @@ class Task:
         self._require(_finite(y), f"y of {part} holds NaN or infinite values")
         if self.kind == "binary" and not bool(((y == 0) | (y == 1)).all()):
             self._refuse(f"labels in y of {part} go from {y.min().item():g} to {y.max().item():g}, meant are 0 and 1")
-        return y.to(x.dtype if x.is_floating_point() else torch.get_default_dtype())
+        meant = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+        self._require(_finite(y.to(meant)), f"y of {part} does not fit into {meant}, the dtype of x")
+        return y.to(meant)
 
     def _in_range(self, values: Tensor, what: str, count: int) -> None:
         low, high = (int(v) for v in values.aminmax()) if values.numel() else (0, 0)

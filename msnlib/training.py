@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -19,8 +20,9 @@ from msnlib.allocation import allocate
 from msnlib.isolation import check_fits
 from msnlib.learner import Learner, Schedule, make, steps_of
 from msnlib.measuring import predict, scores
-from msnlib.selection import Choose, Density, Rule
-from msnlib.task import Task
+from msnlib.selection import Choose, Density, Rule, as_rule, check_how
+from msnlib.subnetworks import tasks as held_by
+from msnlib.task import SPLITS, Task
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,8 @@ def fit(
     Each task has its own optimizer over its own :func:`~msnlib.task_parameters`; the order of its batches and the
     random numbers of its layers (dropout) come from the seed and its name. So, given the batch size and the steps of
     an epoch (the group's), what a task learns does not depend, to the last bit, on what is trained beside it: the
-    tasks' steps may be taken in any order. Whatever ends training, an error too, the best weights so far are put back.
+    tasks' steps may be taken in any order. Whatever ends training, an error too, the best weights so far are put back,
+    and every module is in the mode (training or evaluation) that it was in.
 
     Args:
         net: holds the tasks already (see :func:`~msnlib.allocate`).
@@ -202,6 +205,7 @@ def fit(
     groups = [(rule, each) for rule in rules for each in ([[name] for name in names] if rule.per_task else [names])]
     watches = [_Watch(rule, each, {name: learners[name].keep() for name in each}) for rule, each in groups]
     history = History([], watches, learners)
+    modes = [(module, module.training) for module in net.modules()]
     bar = dict(desc=" + ".join(names), unit="epoch", leave=False, disable=not _watched())
     try:
         for epoch in tqdm(range(1, epochs + 1), **bar):
@@ -216,6 +220,8 @@ def fit(
         history.use(rules[0])
         for each in learners.values():
             each.end()
+        for module, mode in modes:
+            module.training = mode
     return history
 
 
@@ -296,10 +302,14 @@ def fit_sequence(
 
     Raises:
         CapacityError: a phase's task does not fit; earlier phases are trained.
+        TypeError, ValueError: no argument of fit, or phases that cannot follow one another; nothing was allocated.
         ValueError, FrozenTaskError, FloatingPointError: as :func:`~msnlib.allocate` and :func:`fit`.
     """
+    inspect.signature(fit).bind(net, tasks, **fitting)
     _check_schedule(**fitting)
     phases = [[phase] if isinstance(phase, Task) else list(phase) for phase in tasks]
+    check_how(reads, init, as_rule(rule))
+    _check_phases(net, phases, reads)
     rows: dict[str, dict[str, float]] = {}
     histories: list[History] = []
     learned: dict[str, tuple[Task, Tensor]] = {}
@@ -323,3 +333,17 @@ def fit_sequence(
         forgetting[name] = float(-lost if task.metric == "mse" else lost) + 0.0  # no negative zero
         moved[name] = float((predict(net, task) - outputs).abs().max())
     return SequenceHistory(matrix, forgetting, moved, histories)
+
+
+def _check_phases(net: nn.Module, phases: list[list[Task]], reads: str) -> None:
+    """Refuse before the first phase what a later one would stumble over."""
+    if not (phases and all(phases)):
+        raise ValueError("each phase of a sequence needs at least one task")
+    for place, task in enumerate(group := sum(phases, [])):
+        if task.name in held_by(net) + [earlier.name for earlier in group[:place]]:
+            raise ValueError(f"task {task.name!r} is in the network, or earlier in the sequence, already")
+        if empty := [part for part in SPLITS if not len(task.split(part)[0])]:
+            raise ValueError(f"task {task.name!r} has no {' and no '.join(empty)} examples")
+    if reads == "all" and (several := [phase for phase in phases[1:] if len(phase) > 1]):
+        together = " and ".join(task.name for task in several[0])
+        raise ValueError(f"reads='all': {together} would freeze each other; give each its own phase")

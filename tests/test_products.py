@@ -260,3 +260,37 @@ def test_one_argument_forces_a_product(sparse_calls):
             layer(x)
         counts.append(len(sparse_calls))
     assert counts == [1, 0, 1, 1]
+
+
+def test_second_derivatives_are_refused_where_they_would_be_silently_zero():
+    net = nn.Sequential(MaskedLinear(300, 300), nn.Tanh(), MaskedLinear(300, 3))
+    allocate(net, "a", 0.1, "random", seed=0)
+    x = torch.randn(1, 300, requires_grad=True)
+
+    def curvature():
+        with using(net, "a"):
+            return torch.autograd.functional.hessian(lambda x: net(x).sum(), x.detach())
+
+    def penalty():
+        with using(net, "a"):
+            (slope,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+            slope.pow(2).sum().backward()
+
+    for second in (curvature, penalty):
+        with pytest.raises(RuntimeError, match=r"second derivatives: .*sparse_products\(net, 0\)"):
+            second()
+    sparse_products(net, 0)
+    assert curvature().abs().sum() > 0
+    penalty()
+    with using(net, "a"):
+        sparse_products(net, 1)
+        net(x).sum().backward()  # first ones go on
+
+
+@pytest.mark.parametrize("below", [0, 1, None])
+def test_inputs_of_a_wrong_width_are_torchs_own_error_with_and_without_zeros(below):
+    layer = MaskedLinear(784, 200)
+    allocate(layer, "a", 0.1, "random", seed=0)
+    sparse_products(layer, below)
+    with using(layer, "a"), pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        layer(torch.rand(4, 392))

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -226,3 +227,16 @@ def test_a_task_is_checked_against_what_the_network_was_given():
 
 def test_tasks_are_compared_and_hashed_as_objects():
     assert TASK == TASK and TASK != build("words") and len({TASK, TASK}) == 1
+
+
+def test_counts_of_numpy_become_pythons_and_tensors_leave_their_graph():
+    x = torch.randn(6, 4, requires_grad=True) * 2
+    task = Task("a", "classification", *[(x, torch.arange(6) % 3)] * 3, outputs=np.int64(3), batch_size=np.int32(2))
+    assert type(task.outputs) is int and type(task.batch_size) is int
+    assert not any(task.split(part)[0].requires_grad for part in ("train", "valid", "test"))
+
+
+def test_targets_must_fit_into_the_dtype_of_the_inputs():
+    pair = (torch.randn(2, 3).half(), torch.tensor([1.0, 250000.0]))
+    with pytest.raises(ValueError, match="y of train does not fit into torch.float16"):
+        Task("r", "regression", pair, pair, pair, outputs=1)

@@ -19,7 +19,9 @@ from msnlib import (
     MaskedLinear,
     MultitaskNetwork,
     Stopping,
+    Task,
     allocate,
+    convert,
     dense_network,
     evaluate,
     extract,
@@ -542,6 +544,65 @@ def test_a_sequence_checks_its_schedule_before_it_allocates(make_task):
     with pytest.raises(ValueError, match="epochs 0 must be at least 1"):
         fit_sequence(net, [task], density=0.5, method="random", epochs=0)
     assert tasks(net) == []
+
+
+@pytest.mark.parametrize(
+    ("phases", "options", "error", "match"),
+    [
+        ("a b", {"reads": "ALL"}, ValueError, "reads 'ALL'"),
+        ("a b", {"reads": "all", "rule": "whole_units"}, ValueError, "goes with reads='none'"),
+        ("a b+c", {"reads": "all"}, ValueError, "b and c would freeze each other"),
+        ("a a", {}, ValueError, "task 'a' is in the network, or earlier"),
+        ("a d", {}, ValueError, "task 'd' is in the network, or earlier"),
+        ("a ", {}, ValueError, "needs at least one task"),
+        ("a empty", {}, ValueError, "task 'empty' has no valid and no test examples"),
+        ("a b", {"epoch": 3}, TypeError, "epoch"),
+    ],
+)
+def test_a_sequence_refuses_before_its_first_phase_what_a_later_one_could_not_do(
+    make_task, phases, options, error, match
+):
+    made = {name: make_task(name) for name in "abcd"}
+    x, y = made["b"].train
+    made["empty"] = Task("empty", "classification", (x, y), (x[:0], y[:0]), (x[:0], y[:0]), 3)
+    net = dense_network([made["d"]], width=16, depth=1)
+    allocate(net, "d", 0.1, "random")
+    before = {name: value.clone() for name, value in net.state_dict().items() if isinstance(value, torch.Tensor)}
+    group = [[made[name] for name in phase.split("+") if name] for phase in phases.split(" ")]
+    with pytest.raises(error, match=match):
+        fit_sequence(net, group, 0.1, "random", **options)
+    after = net.state_dict()
+    assert tasks(net) == ["d"] and all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_fit_leaves_every_module_in_the_mode_it_was_in(make_task):
+    task = make_task("a")
+    net = convert(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 3)))
+    allocate(net, "a", 0.5, "random")
+    net.eval()
+    net[1].train()
+    fit(net, task, epochs=1)
+    assert [module.training for module in net.children()] == [False, True, False] and not net.training
+    with pytest.raises(ZeroDivisionError):
+        fit(net, task, epochs=1, optimizer=lambda *_, **__: 1 / 0)
+    assert [module.training for module in net.children()] == [False, True, False]
+
+
+def test_outputs_have_the_dtype_of_the_weights_whatever_constants_come_first(make_task):
+    class Ordered(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.order = torch.nn.Parameter(torch.tensor([3, 2, 1, 0]), requires_grad=False)
+            self.layer = MaskedLinear(4, 1)
+
+        def forward(self, x):
+            return self.layer(x[:, self.order])
+
+    net, task = Ordered(), make_task("r", "regression", outputs=1)
+    allocate(net, "r", 1.0, "random")
+    with using(net, "r"), torch.no_grad():
+        expected = net(task.test[0])
+    assert predict(net, task).dtype == torch.float32 and torch.equal(predict(net, task), expected)
 
 
 def test_training_shows_its_progress_to_who_watches_and_leaves_no_trace_in_a_notebook_run_headless():
