@@ -3,6 +3,7 @@ import pytest
 
 from msnlib.lab.differences import between
 from msnlib.lab.factorial import HEADS, VALUES, Mask, effects, effects_table
+from msnlib.lab.findings import starving
 
 LEVELS = [Mask(s, h, v) for s in ("gradient", "random") for h in HEADS for v in VALUES]
 
@@ -94,3 +95,12 @@ def test_a_difference_of_trainings_that_a_cap_ended_is_marked():
     table = effects_table(found)
     assert table[0.02]["a", "random instead of scores, heads whole"].endswith(")*")
     assert not table[0.1].str.endswith("*").any()
+
+
+@pytest.mark.parametrize("mask", [Mask("gradient"), Mask("random"), Mask("gradient", "evened")])
+def test_that_outputs_starve_is_said_only_where_masks_by_scores_with_heads_as_cut_left_some(mask):
+    records = _records(lambda m, d, s: float(s)).assign(experiment="starves", profile="laptop")
+    records["dead_outputs"] = 2 * records["arm"].eq(mask.arm(0.02) + ", converged")
+    said = starving(records)
+    assert "two tasks keep 2 % each" in said and "trained to convergence" in said
+    assert ("left without any weight" in said) == (mask == Mask("gradient"))

@@ -172,15 +172,17 @@ def starving(shown: pd.DataFrame) -> str:
     if evened.empty:
         return ""
     seeds, capped = evened["seeds"].iloc[0], evened["capped"].sum() + left["capped"].sum()
-    size = {"paper": "1,000 units a layer", "laptop": "a smaller network"}[rows["profile"].iloc[0]]
+    size = {"paper": "the published width", "laptop": "a smaller network"}[rows["profile"].iloc[0]]
     scope = f"{size}, fewer images, {seeds} seeds, 90 % intervals, " + (
         "ended by a cap on epochs where it says so" if capped else "trained to convergence"
     )
+    smallest = rows["arm"].str.match(rf"density {found['density'].iloc[0]:g} (?!random).*, cut, redrawn, converged$")
+    starved = rows.loc[smallest, "dead_outputs"].gt(0).any() if "dead_outputs" in rows else False
     ahead = f" Random weights are then still ahead on {_points(left, ' by')}." if len(left) else ""
     return (
-        f"In another experiment ({scope}) two tasks keep {100 * found['density'].iloc[0]:g} % each, and outputs are "
-        "left without any weight. Sharing as many evenly between the outputs gives, in points, "
-        f"{_points(evened)}.{ahead}"
+        f"In another experiment ({scope}) two tasks keep {100 * found['density'].iloc[0]:g} % each"
+        f"{', and outputs are left without any weight' if starved else ''}. Sharing as many evenly between the outputs "
+        f"gives, in points, {_points(evened)}.{ahead}"
     )
 
 
