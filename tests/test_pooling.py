@@ -47,6 +47,11 @@ def _two(other, value=(96.0, 50.0)):
     return pd.concat([_rows({seed: arms[0] for seed in range(3)}), _rows({7: arms[1]}, **other)], ignore_index=True)
 
 
+def test_a_run_from_before_notebooks_had_arms_to_choose_is_one_with_all_that_auto_has():
+    before, auto, chosen = ({"profile": "paper"} | arms for arms in ({}, {"arms": "auto"}, {"arms": "all"}))
+    assert fixed(before, {}, {}) == fixed(auto, {}, {}) != fixed(chosen, {"arms": "all"}, {})
+
+
 def test_means_over_the_seeds_of_one_pool():
     records = _rows({0: {"multitask": 96.0}, 1: {"multitask": 97.0}, 2: {"multitask": 98.0}})
     again = pd.concat([records, records.assign(file="copy")], ignore_index=True)

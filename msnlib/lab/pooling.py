@@ -32,6 +32,8 @@ def fixed(configuration: dict[str, Any], overrides: dict[str, Any], versions: di
         values["split_seed"] = "seed"  # each seed its own split
     if values.get("precision") in ("float32", "float64"):
         del values["precision"]  # of the weights, as in every record made before there was a choice
+    if values.get("arms") == "auto":
+        del values["arms"]  # likewise
     if versions.get("numerics") is not None:
         values["numerics"] = versions["numerics"]
     return json.dumps(values, sort_keys=True)
