@@ -85,7 +85,7 @@ def _arithmetic(device: torch.device, precision: torch.dtype | None) -> dict[str
         found["autocast"] = str(torch.get_autocast_dtype(device.type))
     if device.type == "cuda":
         found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
-        found["benchmark"] = torch.backends.cudnn.benchmark
+        found |= {"benchmark": torch.backends.cudnn.benchmark, "tf32": torch.backends.cudnn.allow_tf32}
     return found
 
 

@@ -186,7 +186,7 @@ class Job:
         try:
             with zipfile.ZipFile(path) as parts:
                 torn = parts.testzip()  # torch.load looks at no checksum
-            content = None if torn else torch.load(path, weights_only=True)
+            content = None if torn else torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return None
         except Exception as error:  # torn bytes may raise anything
