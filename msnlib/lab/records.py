@@ -127,7 +127,8 @@ class Run:
             }
         )
         if examples is not None:
-            self.examples[task, arm] = examples
+            # Not where they were computed: numpy reads nothing on a GPU.
+            self.examples[task, arm] = examples.cpu() if hasattr(examples, "cpu") else examples
 
     def table(self) -> "pandas.DataFrame":
         """Return what was added, one row per result, in order."""
@@ -178,7 +179,7 @@ def _write_examples(path: Path, examples: dict[tuple[str, str], Any]) -> None:
 
     arrays = {}
     for (task, arm), outcomes in examples.items():
-        array = numpy.asarray(outcomes.cpu() if hasattr(outcomes, "cpu") else outcomes)
+        array = numpy.asarray(outcomes)
         arrays[f"{task}: {arm}"] = array.astype(numpy.float32) if array.dtype.kind == "f" else array
     with replacing(path) as part, part.open("wb") as file:  # by name, numpy would add a suffix
         numpy.savez_compressed(file, **arrays)
