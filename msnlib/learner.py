@@ -83,7 +83,7 @@ class Learner:
         start, name, steps = time.perf_counter(), self.task.name, self.schedule.steps
         self._kept = None
         self.net.train()
-        found, batches, total = switches(self.net), self._batches(), 0.0
+        found, batches, losses = switches(self.net), self._batches(), []
         with self._own_numbers():
             for _ in range(steps):
                 x, y = next(batches)
@@ -94,7 +94,10 @@ class Learner:
                     loss = self.task.loss(outputs.to(self.values[0].dtype), y)
                     loss.backward()
                 self.optimizer.step()
-                total += loss.item()
+                losses.append(loss.detach())
+        total = 0.0
+        for loss in torch.stack(losses).tolist():  # read once an epoch: a step need not wait for a GPU to end
+            total += loss
         _check_finite(name, "training", total, number)
         with self._precision():
             measured = evaluate(self.net, self.task, split="valid")[name]
