@@ -112,8 +112,8 @@ class SharedTensor(ByTask):
             return own.values.view(self.shape)
         flat = own.values.new_zeros(self.numel())
         for name in self.read_by(task):
-            flat.index_copy_(0, self[name].positions, self[name].values.detach())
-        return flat.index_copy_(0, own.positions, own.values).view(self.shape)  # in place: index_copy copies flat first
+            _write(flat, self[name].positions, self[name].values.detach())
+        return _write(flat, own.positions, own.values).view(self.shape)
 
     def is_whole(self, task: str) -> bool:
         """Whether :meth:`tensor` gives the task's values themselves, nothing put together from them."""
@@ -180,6 +180,19 @@ class SharedTensor(ByTask):
             else:
                 self.own(task, positions.to(self.like.device, copy=True), torch.zeros(len(positions)), order=0)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _write(flat: Tensor, positions: Tensor, values: Tensor) -> Tensor:
+    """Values at their positions, which are distinct; in place, as ``index_copy`` copies what it is given first."""
+    if not flat.is_cuda or torch.compiler.is_compiling() or not torch.are_deterministic_algorithms_enabled():
+        return flat.index_copy_(0, positions, values)
+    # Lest two positions be one, torch would sort them in every call. Of distinct ones every order writes the same.
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch._C._set_deterministic_algorithms(False)
+    try:
+        return flat.index_copy_(0, positions, values)
+    finally:
+        torch._C._set_deterministic_algorithms(True, warn_only=warn_only)
 
 
 def _ascend(positions: Tensor) -> bool:
