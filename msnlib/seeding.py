@@ -6,6 +6,7 @@ import hashlib
 import operator
 import os
 import random
+import warnings
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ def seed_everything(seed: int, threads: int | None = None) -> None:
     """Fix every source of randomness: same seed and thread count, bit-equal results.
 
     Sums are taken in another order on another number of threads, so results across thread counts agree only
-    to rounding. On a GPU this also selects PyTorch's deterministic kernels.
+    to rounding. On a GPU this also selects PyTorch's deterministic kernels, and turns TensorFloat-32 off: float32 is
+    float32 there too, not with the ten bits of fraction that convolutions would otherwise have.
 
     Args:
         seed: any integer >= 0.
@@ -38,6 +40,9 @@ def seed_everything(seed: int, threads: int | None = None) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False
+        with warnings.catch_warnings():  # some versions of torch advise newer names, whose use makes older ones fail
+            warnings.simplefilter("ignore")
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def stream(*names: object, seed: int | None = None) -> torch.Generator:
