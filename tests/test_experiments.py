@@ -141,7 +141,7 @@ def test_a_run_starts_with_its_setting_and_everything_that_decides_its_results(o
         (dict(profile="huge"), ParameterError, "profile is 'huge'"),
         (dict(seed=-1), ParameterError, "seed is -1"),
         (dict(threads=0), ValueError, "threads 0 must be at least 1"),
-        (dict(device="cuda:99"), ValueError, "device 'cuda:99': torch sees no GPU here"),
+        (dict(device="cuda:99"), ValueError, "device 'cuda:99': torch sees no such GPU here"),
         (dict(profile="paper"), ValueError, "'paper' has no setting in 02_parallel_dense, which has quick, laptop"),
     ],
 )

@@ -99,8 +99,9 @@ def choose_device(device: str) -> torch.device:
     Raises:
         ValueError: a GPU is named and there is none.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r}: torch sees no GPU here; use 'cpu' or 'auto'")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.startswith("cuda") and (torch.device(device).index or 0) >= count:
+        raise ValueError(f"device {device!r}: torch sees no such GPU here; use 'cpu' or 'auto'")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)
