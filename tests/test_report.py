@@ -13,13 +13,16 @@ from msnlib.lab.checklist import checklist
 from msnlib.lab.claim import claim_table
 from msnlib.lab.design import read_design, read_designs
 from msnlib.lab.findings import findings, loss
+from msnlib.lab.gains import controls_section, gains_section
 from msnlib.lab.parameters import ParameterError
 from msnlib.lab.pooling import headline
 from msnlib.lab.power import power_table
 from msnlib.lab.publish import (
     _CHECKLIST_MARKS,
     _CLAIM_MARKS,
+    _CONTROLS_MARKS,
     _EFFECTS_MARKS,
+    _GAINS_MARKS,
     _README_MARKS,
     _RECIPE_MARKS,
     _RESULTS_MARKS,
@@ -202,6 +205,8 @@ def test_every_number_of_readme_and_results_page_comes_from_the_committed_record
         ("docs/results.md", _CLAIM_MARKS, claim_section(claim)),
         ("docs/results.md", _EFFECTS_MARKS, effects_section(records)),
         ("docs/results.md", _RECIPE_MARKS, recipe_section(records)),
+        ("docs/results.md", _GAINS_MARKS, gains_section(records)),
+        ("docs/results.md", _CONTROLS_MARKS, controls_section(records)),
         ("docs/checklist.md", _CHECKLIST_MARKS, checklist(records, claim, root / "reports", root / "notebooks")),
     ]:
         assert f"{marks[0]}\n\n{content}\n\n{marks[1]}" in (root / page).read_text(encoding="utf-8")
@@ -257,6 +262,41 @@ def test_experiments_nobody_published_are_not_in_the_readme(out):
     assert len(results_tables(read_records(out)).splitlines()) == 5  # a title, and a table of one line
 
 
+def test_gains_stand_beside_the_published_ones_at_the_published_size(out):
+    for seed, (own, control) in enumerate([(50.0, 40.0), (49.0, 48.0), (48.0, 48.5)]):
+        for profile in ("paper", "laptop"):
+            run = Run("E5", notebook="06_a", profile=profile, seed=seed)
+            for arm, value in (("multitask", own), ("dedicated", control)):
+                run.add(task="cifar10", arm=arm, metric="accuracy", value=value)
+                run.add(task="cifar10", arm=f"{arm}, converged", metric="accuracy", value=2 * value)
+            run.add(task="mnist", arm="multitask", metric="accuracy", value=98.0)  # nothing to compare with
+            run.save()
+    header, _, line = gains_section(read_records(out)).splitlines()
+    assert [part.strip() for part in line.strip("|").split("|")][:2] == ["E5 CIFAR-10", "+13.35"]
+    assert "+3.50 (-6.07 to +13.07)" in line and "+10.00 +1.00 -0.50" in line and "+7.00" in line
+    assert gains_section(read_records(out).query("profile == 'laptop'")) == "No run is made yet."
+
+
+def test_all_arms_of_a_run_stand_side_by_side_the_longer_side_downwards(out):
+    def save(experiment, notebook, tasks, trained, **configuration):
+        run = Run(experiment, notebook=notebook, profile="paper", seed=0, **configuration)
+        for (i, task), arm in itertools.product(enumerate(tasks), trained):
+            run.add(task=task, arm=arm, metric="accuracy", value=90 + i, dead_outputs=2 * (arm[0] == "r"))
+        path = run.save()
+        record = json.loads(path.read_text())
+        record["run"] = {"overrides": configuration}
+        path.write_text(json.dumps(record))
+
+    many = ["multitask, converged", "random, converged", "small, converged", "small"]
+    save("E2", "04_a", ["mnist", "fashion"], many, arms="all")
+    save("E7", "08_a", [f"fashion_{k}" for k in range(1, 6)], many[:2], arms="all")
+    save("E2", "04_a", ["mnist"], ["pruned, converged"], precision="float32")
+    two, five = controls_section(read_records(out)).split("\n\n**")
+    assert [line.split("|")[1].strip() for line in two.splitlines()[4:]] == ["multitask", "random", "small"]
+    assert "90.00 (2 without)" in two and "pruned" not in two
+    assert len(five.splitlines()) == 4 + 5 and "| Fashion-MNIST, no. 5 |" in five
+
+
 def test_differences_are_paired_within_a_run_and_positive_is_better(out):
     for seed, (own, control, error) in enumerate([(97.0, 96.0, 0.25), (98.0, 98.5, 0.125)]):
         run = Run("E3", notebook="03_b", profile="paper", seed=seed)
@@ -285,9 +325,8 @@ def readme(out):
     for folder in ("docs", "sweeps"):
         (out / folder).mkdir()
     (out / "sweeps" / "claim.toml").write_text('[margins]\nmnist = 0.5\nboston = "10 %"\n')
-    (out / "docs" / "results.md").write_text(
-        "\n".join(["top", *_RESULTS_MARKS, "then", *_CLAIM_MARKS, *_EFFECTS_MARKS, *_RECIPE_MARKS, "after\n"])
-    )
+    others = [*_CLAIM_MARKS, *_EFFECTS_MARKS, *_RECIPE_MARKS, *_GAINS_MARKS, *_CONTROLS_MARKS]
+    (out / "docs" / "results.md").write_text("\n".join(["top", *_RESULTS_MARKS, "then", *others, "after\n"]))
     (out / "docs" / "checklist.md").write_text("\n".join(_CHECKLIST_MARKS))
     (out / "README.md").write_text("before\n" + "old\n".join(_README_MARKS) + "\nafter\n")
     return out / "README.md"
@@ -394,7 +433,7 @@ def test_publish_answers_the_claim_between_its_marks(out, readme):
     assert pd.read_csv(out / "claim.csv")["verdict"].tolist() == ["non-inferior", "inferior", "inconclusive"]
     assert (out / "claim.png").stat().st_size > 1000
     found = readme.read_text()
-    assert "open for the same followed by house prices (E3); refuted for E2.**" in found
+    assert "open for two, then house prices (E3); refuted for two with convolutions (E2).**" in found
     assert "-7.00 points (-7.02" in found
     before = [(out / name).read_bytes() for name in ("claim.png", "overview.png")]
     publish(out, readme)
@@ -549,10 +588,26 @@ def test_a_gain_that_comes_from_early_stopping_is_said_beside_the_published_one(
     assert said is None or said in text
 
 
+def test_what_is_within_the_margin_is_counted_and_the_rest_is_named():
+    close = _case(converged=-0.2)
+    far = _case("E2", converged=0.0)[0] | {"low": -0.9, "verdict": "inconclusive", "margin": 1.0, "task": "fashion"}
+    lost = _case("E6", converged=-2.0)[0] | {"verdict": "inferior", "margin": 1.0, "task": "hard"}
+    text = loss(pd.DataFrame([*close, far, lost]))
+    assert text.startswith(
+        "**No loss that matters, at the published size: shown for two image tasks in parallel (E1); open for two with "
+        "convolutions (E2); refuted for easy and hard classes (E6).** 1 of 3 differences"
+    )
+    assert "the largest loss shown there is E1 MNIST -0.20 points (-0.30 to -0.10). Open" in text
+    assert "Open, as the interval reaches beyond it: E2 Fashion-MNIST +0.00 points (-0.90 to +0.10)." in text
+    assert "Beyond it: E6 hard half -2.00 points (-2.10 to -1.90)." in text
+    assert "the margin is 0.5 points on MNIST, 1 point on the others." in text
+    assert "shown there" not in loss(pd.DataFrame(_case(converged=0.0)))
+
+
 def test_what_is_exploration_is_named_beside_the_claim():
     decided, early = _case(converged=0.0, authors=0.0), _case("E10", "exploration", converged=0.0, authors=0.0)
     assert "Exploration" not in loss(pd.DataFrame(decided))
-    assert loss(pd.DataFrame(decided + early)).endswith("the runs that are to decide are not all made: E10.")
+    assert loss(pd.DataFrame(decided + early)).endswith(" Exploration, and so not counted here: E10.")
 
 
 def test_findings_say_what_the_records_say_and_their_headings_follow(out):

@@ -1,12 +1,13 @@
 """What one run found, in a line: from records whose numbers are known by hand, and from every committed one."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from msnlib.lab.records import Run, read_record
-from msnlib.lab.summary import print_findings, summary
+from msnlib.lab.summary import full_size, print_findings, refresh_findings, summary
 
 PAIR = (("multitask", 0), ("fine-tuning", 9))
 RECORDS = sorted((Path(__file__).parent.parent / "reports").glob("*/*/record.json"))
@@ -110,4 +111,46 @@ def test_a_notebook_says_what_it_found_and_what_full_size_runs_found(tmp_path, m
     print_findings(run, tmp_path)
     assert (
         capsys.readouterr().out.splitlines()[1].endswith("90 % intervals): a -1.50 points (-2.00 to -1.00), inferior.")
+    )
+
+
+def test_boxes_of_an_executed_notebook_follow_the_records_and_nothing_else_of_it_changes(tmp_path):
+    def output(*lines):
+        return {"output_type": "stream", "name": "stdout", "text": [f"{line}\n" for line in lines]}
+
+    own, quick, other = "This run (quick, seed 0): 1.", "A quick run is too small.", "Full-size runs stay in prose."
+    cells = [
+        {
+            "id": "findings-begin",
+            "cell_type": "code",
+            "source": ["x"],
+            "outputs": [output("Larger runs: none.", quick)],
+        },
+        {"id": "b", "cell_type": "code", "source": ["y"], "outputs": [output(other)]},
+        {
+            "id": "findings-end",
+            "cell_type": "code",
+            "source": ["x"],
+            "outputs": [output(own), output("Full-size runs: 0")],
+        },
+    ]
+    path = tmp_path / "02_parallel_dense.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    said = full_size("E1", path.stem, RECORDS[0].parents[2])
+    for _ in range(2):
+        refresh_findings(path, "E1", RECORDS[0].parents[2])
+        found = [
+            [line.strip() for o in cell["outputs"] for line in o["text"]]
+            for cell in json.loads(path.read_text())["cells"]
+        ]
+        assert found == [[said, quick], [other], [own, said]]
+
+
+@pytest.mark.parametrize("path", [path for record in RECORDS for path in record.parent.glob("*.ipynb")], ids=str)
+def test_boxes_of_committed_pages_are_of_the_committed_records(path):
+    record, cells = read_record(path.with_name("record.json")), json.loads(path.read_text())["cells"]
+    said = full_size(record["experiment"], path.stem, path.parents[2])
+    boxes = [cell for cell in cells if cell.get("id") in ("findings-begin", "findings-end")]
+    assert [said in "".join(line for o in cell["outputs"] for line in o["text"]) for cell in boxes] == [True] * len(
+        boxes
     )

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from msnlib.lab.capacity import capacity
-from msnlib.lab.claim import claim_verdicts
+from msnlib.lab.claim import CAPPED, claim_verdicts
 from msnlib.lab.differences import Difference
 from msnlib.lab.factorial import effects
 from msnlib.lab.looks import title
@@ -14,8 +14,13 @@ from msnlib.lab.report import format_difference
 # What experiments and tasks are called where nobody knows their numbers yet.
 EXPERIMENTS = {
     "E1": "two image tasks in parallel",
-    "E3": "the same followed by house prices",
+    "E2": "two with convolutions",
+    "E3": "two, then house prices",
     "E4": "images, prices and film reviews",
+    "E5": "photographs, then digits and clothes",
+    "E6": "easy and hard classes",
+    "E7": "one task five times",
+    "E9": "texts in a transformer",
     "E10": "two image tasks told apart without a label",
 }
 _WORDS = {"non-inferior": "shown", "inconclusive": "open", "inferior": "refuted"}
@@ -40,9 +45,8 @@ def named(experiment: str) -> str:
 
 
 def loss(claim: pd.DataFrame) -> str:
-    """Say where "no loss on any task" is shown at the published sizes, with the differences that decide it.
-
-    Where it is shown these are all tasks of an experiment, else those that keep it from being shown.
+    """Say where "no loss on any task" is shown at the published sizes, how many differences show it, the largest loss
+    that is shown, and which differences are open or refuted.
     """
     rows = claim[claim["profile"].eq("paper") & claim["rule"].eq(next(iter(claim["rule"]), ""))]
     if rows.empty:
@@ -51,32 +55,42 @@ def loss(claim: pd.DataFrame) -> str:
     decided = rows[made] if made.any() else rows
     verdicts = claim_verdicts(decided)
     said = [
-        f"{words} {', '.join(f'for {named(name)}' for name, found in verdicts.items() if found == verdict)}"
+        f"{words} for {', '.join(named(name) for name, found in verdicts.items() if found == verdict)}"
         for verdict, words in _WORDS.items()
         if verdict in verdicts.values()
     ]
-    numbers = []
-    for name, tasks in decided.groupby("experiment", sort=False):
-        short = tasks if verdicts[name] == "non-inferior" else tasks[tasks["verdict"] != "non-inferior"]
-        cells = [f"{title(row.task)} {with_interval(row)}{_small(row)}" for row in short.itertuples()]
-        rest = [title(task) for task in tasks["task"] if task not in set(short["task"])]
-        within = f" ({', '.join(rest)}: within the margin)" if rest else ""
-        numbers.append(f"{name} {', '.join(cells)}{within}")
+    kept = decided[decided["verdict"] == "non-inferior"]
+    within = (
+        f"{len(kept)} of {len(decided)} differences from a network for each task, trained to convergence, are within "
+        f"the margin{_largest(kept[kept['high'] < 0])}"
+    )
+    rest = [
+        f" {words}: {', '.join(f'{_case(row)} {with_interval(row)}' for row in found.itertuples())}."
+        for words, found in (
+            ("Open, as the interval reaches beyond it", decided[decided["verdict"] == "inconclusive"]),
+            ("Beyond it", decided[decided["verdict"] == "inferior"]),
+            ("Ended by the cap on epochs", decided[decided["verdict"] == CAPPED]),
+        )
+        if len(found)
+    ]
     alone = decided[decided["without_one_verdict"].notna() & decided["without_one_verdict"].ne(decided["verdict"])]
     also = "".join(f" The verdict on {_case(row)} rests on a single test example." for row in alone.itertuples())
     also += "".join(_early(row, other) for row, other in _by_both_rules(claim, decided))
     early = rows.loc[~made, "experiment"].unique()
-    also += f" Exploration, as the runs that are to decide are not all made: {', '.join(early)}." if len(early) else ""
+    also += f" Exploration, and so not counted here: {', '.join(early)}." if len(early) else ""
     counts = sorted({f"{count}" for count in decided["seeds"]}, key=int)
     return (
-        f"**No loss that matters, at the published size: {'; '.join(said)}.** Difference from a network for each task, "
-        f"trained to convergence: {'; '.join(numbers)}. Means of {' or '.join(counts)} seeds, 90 % intervals; a loss "
-        f"would matter from {_margins(decided)}.{also}"
+        f"**No loss that matters, at the published size: {'; '.join(said)}.** {within}.{''.join(rest)} Means of "
+        f"{' or '.join(counts)} seeds, 90 % intervals; the margin is {_margins(decided)}.{also}"
     )
 
 
-def _small(row: tuple) -> str:
-    return ", a loss, but a smaller one than would matter" if row.verdict == "non-inferior" and row.high < 0 else ""
+def _largest(losses: pd.DataFrame) -> str:
+    """Name the largest loss that is shown though it is within the margin, in parts of the margin."""
+    if losses.empty:
+        return ""
+    row = next(losses.loc[[(losses["difference"] / losses["margin"]).idxmin()]].itertuples())
+    return f"; the largest loss shown there is {_case(row)} {with_interval(row)}"
 
 
 def _by_both_rules(claim: pd.DataFrame, rows: pd.DataFrame) -> list[tuple]:
@@ -111,11 +125,16 @@ def with_interval(row: tuple) -> str:
 
 
 def _margins(rows: pd.DataFrame) -> str:
-    found = rows.drop_duplicates("task")
-    units = ["%" if row.metric == "mse" else "point" if row.margin == 1 else "points" for row in found.itertuples()]
-    return ", ".join(
-        f"{row.margin:g} {unit} on {title(row.task)}" for row, unit in zip(found.itertuples(), units, strict=True)
+    """The margins, that of most tasks last and without their names."""
+    found = rows.drop_duplicates("task").assign(
+        words=[
+            f"{row.margin:g} {'% of the error' if row.metric == 'mse' else 'point' if row.margin == 1 else 'points'}"
+            for row in rows.drop_duplicates("task").itertuples()
+        ]
     )
+    *others, most = found["words"].value_counts(ascending=True, sort=True).index
+    named = [f"{words} on {', '.join(map(title, found.loc[found['words'] == words, 'task']))}" for words in others]
+    return ", ".join([*named, f"{most} on the others" if others else most])
 
 
 def forgetting(shown: pd.DataFrame) -> str:

@@ -90,7 +90,7 @@ def normalised(notebook: dict[str, Any], scratch: Path) -> dict[str, Any]:
 
     That is: papermill's times and paths, the random id of the cell it injects, which of a cell's standard output and
     error came first, the path of the ``scratch`` folder, and in warnings the kernel's name for a cell's file and the
-    folder msnlib is installed in.
+    folder msnlib is installed in; and the notice, with the time, that versions of torch print of sparse tensors.
     """
     notebook["metadata"].pop("papermill", None)
     for cell in notebook["cells"]:
@@ -98,8 +98,17 @@ def normalised(notebook: dict[str, Any], scratch: Path) -> dict[str, Any]:
         if "injected-parameters" in cell["metadata"].get("tags", []):
             cell["id"] = "injected-parameters"
         if cell["cell_type"] == "code":
-            cell["outputs"] = _without_paths(_stdout_first(cell["outputs"]), scratch)
+            cell["outputs"] = _without_paths(_stdout_first(_without_notice(cell["outputs"])), scratch)
     return notebook
+
+
+def _without_notice(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return ``outputs`` without lines that torch writes past Python's warnings, whose filters do not see them."""
+    for output in outputs:
+        if output.get("name") == "stderr":
+            text = re.sub(r"^\[W\d+ .*SparseCsrTensorImpl\.cpp.*\n?", "", "".join(output["text"]), flags=re.M)
+            output["text"] = text.splitlines(keepends=True)
+    return [output for output in outputs if output.get("name") != "stderr" or output["text"]]
 
 
 def _stdout_first(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:

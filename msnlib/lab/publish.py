@@ -12,6 +12,7 @@ from msnlib.lab.design import read_designs
 from msnlib.lab.factorial import effects, effects_table
 from msnlib.lab.figures import forest, overview, results, speed
 from msnlib.lab.findings import findings
+from msnlib.lab.gains import controls_section, gains_section
 from msnlib.lab.looks import title
 from msnlib.lab.plots import style
 from msnlib.lab.pooling import headline, natural, rank
@@ -20,6 +21,7 @@ from msnlib.lab.published import published_table, published_value
 from msnlib.lab.recipe import recipe_table
 from msnlib.lab.records import read_records
 from msnlib.lab.report import EmptyReport, format_difference, format_value, markdown, report_table
+from msnlib.lab.summary import refresh_findings
 
 _ARMS = ("dedicated", "multitask")
 _TITLES = {"": "Stopped as the authors did", "converged": "Trained to convergence"}
@@ -51,6 +53,11 @@ _EFFECTS_MARKS = (
 _RECIPE_MARKS = (
     "<!-- recipe: written by `make report` from the records in reports/ -->",
     "<!-- end of recipe -->",
+)
+_GAINS_MARKS = ("<!-- gains: written by `make report` from the records in reports/ -->", "<!-- end of gains -->")
+_CONTROLS_MARKS = (
+    "<!-- controls: written by `make report` from the records in reports/ -->",
+    "<!-- end of controls -->",
 )
 SIZES = {"paper": "at the published sizes", "laptop": "in smaller networks, on fewer examples"}
 _RULE_WORDS = {"converged": "converged", "authors": "the authors' rule"}
@@ -247,9 +254,10 @@ def recipe_section(records: pd.DataFrame) -> str:
 
 def publish(out: Path, readme: Path) -> None:
     """Put `findings` between two marks of a README and draw ``overview.png`` and its narrow form into ``out``; put
-    `results_tables`, `claim_section`, `effects_section` and `recipe_section` between those of ``docs/results.md``
-    beside it, and `msnlib.lab.checklist.checklist` between those of ``docs/checklist.md``. Also draw
-    ``results.png``, ``claim.png`` and ``speed.png``, and write ``claim.csv`` and ``power.csv``.
+    `results_tables`, `claim_section`, `effects_section`, `recipe_section`, `gains_section` and `controls_section`
+    between those of ``docs/results.md`` beside it, and `msnlib.lab.checklist.checklist` between those of
+    ``docs/checklist.md``. Also draw ``results.png``, ``claim.png`` and ``speed.png``, write ``claim.csv`` and
+    ``power.csv``, and let the boxes of executed notebooks say what these records do.
 
     Raises `EmptyReport` when there are no records but quick ones, or a page lacks its marks;
     `msnlib.lab.parameters.ParameterError` for margins that are none.
@@ -265,6 +273,8 @@ def publish(out: Path, readme: Path) -> None:
     tables = _between(page, tables, _CLAIM_MARKS, claim_section(claim))
     tables = _between(page, tables, _EFFECTS_MARKS, effects_section(records))
     tables = _between(page, tables, _RECIPE_MARKS, recipe_section(records))
+    tables = _between(page, tables, _CONTROLS_MARKS, controls_section(records))
+    tables = _between(page, tables, _GAINS_MARKS, gains_section(records))
     listed = readme.parent / "docs" / "checklist.md"
     filled = checklist(records, claim, out, readme.parent / "notebooks")
     filled = _between(listed, listed.read_text(encoding="utf-8"), _CHECKLIST_MARKS, filled)
@@ -281,6 +291,10 @@ def publish(out: Path, readme: Path) -> None:
     _save(results(records), out / "results.png")
     if (records["experiment"] == "performance").any():
         _save(speed(records), out / "speed.png")
+    experiments = records.groupby("notebook")["experiment"].first()
+    for path in [*(readme.parent / "notebooks").glob("*.ipynb"), *out.glob("*/*/*.ipynb")]:
+        if path.stem in experiments:
+            refresh_findings(path, experiments[path.stem], out)
 
 
 def _between(readme: Path, text: str, marks: tuple[str, str], content: str) -> str:

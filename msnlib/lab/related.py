@@ -37,8 +37,10 @@ def repeats(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def larger_repeats(notebook: str, reports: Path = CHECKOUT / "reports") -> pd.DataFrame:
-    """`repeats` of the committed runs: of the largest profile that has any; perhaps none."""
-    return headline(repeats(read_records(reports / notebook).query("profile != 'quick'")))
+    """`repeats` of the committed runs, perhaps none: of the profile that has most, as all have networks of one size."""
+    rows = repeats(read_records(reports / notebook).query("profile != 'quick'"))
+    shown = headline(rows, ("experiment", "profile"))
+    return shown[shown["profile"] == shown["profile"].value_counts().index[0]] if len(shown) else shown
 
 
 def worth(rows: pd.DataFrame) -> pd.DataFrame:

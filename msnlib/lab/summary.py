@@ -1,17 +1,19 @@
 """One line on what a run found, from its record: for the end of ``msn run``, and for both ends of a notebook."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from msnlib.files import CHECKOUT
+from msnlib.files import CHECKOUT, replacing
 from msnlib.lab.capacity import CHOICES, one_curve, widest
 from msnlib.lab.differences import Difference, between
 from msnlib.lab.factorial import effects
 from msnlib.lab.findings import with_interval
 from msnlib.lab.looks import title
+from msnlib.lab.notebooks import read_notebook
 from msnlib.lab.pooling import headline, over_seeds
 from msnlib.lab.records import Run, read_records
 from msnlib.lab.related import CONTRASTS, larger_repeats, repeats, worth
@@ -20,6 +22,7 @@ from msnlib.lab.statistics import interval
 
 Values = dict[tuple[str, str, str], float]  # (task, arm, metric) -> value
 CONVERGED = ", converged"
+_LARGER = ("Full-size runs", "Larger runs")  # how a line of `full_size` begins
 
 
 def summary(record: dict[str, Any]) -> str:
@@ -54,6 +57,27 @@ def print_findings(run: Run, reports: Path = CHECKOUT / "reports") -> None:
         print("A quick run is too small to judge the claim; it shows how the experiment is made.")
 
 
+def refresh_findings(path: Path, experiment: str, reports: Path) -> None:
+    """Let an executed notebook's boxes say what `print_findings` would of today's records; its own run's line stays.
+
+    Args:
+        path: of the notebook, whose name is that of its source.
+        experiment: its id.
+        reports: the folder with the records of full-size runs.
+    """
+    notebook, said = read_notebook(path), full_size(experiment, path.stem, reports)
+    before = json.dumps(notebook)
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []) if cell.get("id", "").startswith("findings-") else []:
+            if output.get("name") == "stdout":
+                lines = "".join(output["text"]).splitlines()
+                output["text"] = [(said if line.startswith(_LARGER) else line) + "\n" for line in lines]
+    if json.dumps(notebook) != before:
+        with replacing(path) as part:
+            text = json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False)
+            part.write_text(text + "\n", encoding="utf-8")
+
+
 def larger_runs(notebook: str, reports: Path = CHECKOUT / "reports") -> pd.DataFrame:
     """Return the committed records of a notebook's largest profile, to be shown beside a quick run; perhaps none."""
     return headline(read_records(reports / notebook).query("profile != 'quick'"))
@@ -63,10 +87,10 @@ def full_size(experiment: str, notebook: str, reports: Path) -> str:
     """Return what the full-size runs of a notebook found: intervals and verdicts where there are any, else means."""
     records = larger_runs(notebook, reports)
     if records.empty:
-        return "Larger runs: no record here."
+        return f"{_LARGER[1]}: no record here."
     profile = records["profile"].iloc[0]
-    size = "Full-size" if profile == "paper" else "Larger"
-    scope = f"{size} runs ({profile}, {records['seed'].nunique()} seeds"
+    seeds = records["seed"].nunique()
+    scope = f"{_LARGER[profile != 'paper']} ({profile}, {seeds} seed{'s' * (seeds != 1)}"
     table = pd.read_csv(reports / "claim.csv") if (reports / "claim.csv").is_file() else pd.DataFrame()
     rows = table[table["experiment"].eq(experiment)] if len(table) else table
     if len(rows):

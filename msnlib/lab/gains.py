@@ -1,0 +1,68 @@
+"""What a subnetwork is published to gain over a network of its own, what it gains here, and the controls beside it."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from msnlib.lab.differences import between
+from msnlib.lab.findings import named
+from msnlib.lab.looks import title
+from msnlib.lab.pooling import headline, natural
+from msnlib.lab.published import published_table, published_value, repeating_arm
+from msnlib.lab.report import markdown
+
+ARMS = ("multitask", "dedicated")
+
+
+def gains_section(records: pd.DataFrame) -> str:
+    """Return as Markdown, for every task whose published figures have both networks, how far the subnetwork is ahead:
+    as published, and here at the published size under both stopping rules, means with 90 % intervals and seed by seed.
+
+    Args:
+        records: as `msnlib.lab.records.read_records` gives them.
+    """
+    shown, lines = headline(records[records["profile"] == "paper"]), []
+    for experiment, task in published_table()[["id", "task"]].drop_duplicates().itertuples(index=False):
+        figures = [published_value(experiment, task, arm, "accuracy") for arm in ARMS]
+        own = shown[shown["experiment"].eq(experiment) & shown["task"].eq(task) & shown["metric"].eq("accuracy")]
+        pair = [repeating_arm(experiment, task, arm) for arm in ARMS]
+        if None in figures or not set(pair) <= set(own["arm"]):
+            continue
+        by_rule = [between(own, task, *(arm + ending for arm in pair)) for ending in ("", ", converged")]
+        values = own.pivot(index="seed", columns="arm", values="value")
+        each = values[pair[0]] - values[pair[1]]
+        seeds = (
+            " ".join(f"{value:+.2f}" for value in each) if len(each) < 6 else f"{each.min():+.2f} to {each.max():+.2f}"
+        )
+        name = f"{experiment} {title(task)}"
+        lines.append([name, f"{figures[0] - figures[1]:+.2f}", str(by_rule[0]), seeds, str(by_rule[1])])
+    lines.sort(key=lambda line: natural(line[0].split()[0]))
+    header = ["points of accuracy", "published", "ours, stopped alike", "its seeds", "ours, converged"]
+    return markdown(header, lines, first_number=1) if lines else "No run is made yet."
+
+
+def controls_section(records: pd.DataFrame, ending: str = ", converged") -> str:
+    """Return the runs at the published size that were asked for all arms (``-p arms all``) as Markdown: a table per
+    experiment, of arms and tasks. Behind an accuracy stands how many of the task's outputs own no weight, if any.
+
+    Args:
+        records: as `msnlib.lab.records.read_records` gives them.
+        ending: of the arms' names, which tells the stopping rule.
+    """
+    asked = records["overrides"].eq('{"arms": "all"}') & records["profile"].eq("paper")
+    rows = records[asked & records["metric"].eq("accuracy") & records["arm"].str.endswith(ending)]
+    parts = []
+    for experiment in sorted(rows["experiment"].unique(), key=natural):
+        own = rows[rows["experiment"] == experiment]
+        cells: dict[str, dict[str, str]] = {}
+        for (arm, task), found in own.groupby(["arm", "task"], sort=False):
+            dead = found["dead_outputs"].max()
+            without = f" ({dead} without)" if pd.notna(dead) and dead else ""
+            cells.setdefault(arm.removesuffix(ending), {})[title(task)] = f"{found['value'].mean():.2f}{without}"
+        table = pd.DataFrame.from_dict(cells, orient="index", columns=list(map(title, own["task"].unique()))).fillna("")
+        table = table if len(table) >= len(table.columns) else table.T  # the longer side downwards
+        body = [[name, *texts] for name, texts in zip(table.index, table.values, strict=True)]
+        seeds = own["seed"].nunique()
+        scope = f"**{named(experiment)}, `paper`, {seeds} seed{'s' * (seeds != 1)}**"
+        parts.append(f"{scope}\n\n{markdown(['%', *table.columns], body, first_number=1)}")
+    return "\n\n".join(parts) or "No run is made yet."
