@@ -102,28 +102,35 @@ def overview(records: pd.DataFrame, claim: pd.DataFrame, narrow: bool = False) -
         narrow: the panels one below the other, for a screen as wide as a hand.
     """
     shown = headline(records[records["profile"] != "quick"])
+    rows = claim[claim["profile"].eq("paper") & claim["rule"].eq(next(iter(claim["rule"]), ""))]
+    rows = rows[rows["evidence"].eq("claim")] if rows["evidence"].eq("claim").any() else rows
+    tall = 0.2 * max(0, len(rows) - 8)  # inches
     if narrow:
-        figure, (left, middle, right) = plt.subplots(3, 1, figsize=(4.8, 10.5), height_ratios=(1.25, 0.8, 1))
+        sizes = dict(figsize=(4.8, 10.5 + tall), height_ratios=(1.25 + tall / 3, 0.8, 1))
+        figure, (left, middle, right) = plt.subplots(3, 1, **sizes)
     else:
-        figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12.5, 4.2), width_ratios=(1.25, 0.9, 1.1))
-    _losses(left, claim)
+        sizes = dict(figsize=(12.5, 4.2 + 0.7 * tall), width_ratios=(1.25, 0.9, 1.1))
+        figure, (left, middle, right) = plt.subplots(1, 3, **sizes)
+    _losses(left, rows)
     _forgotten(middle, shown)
     _breaks(right, capacity(shown))
     figure.tight_layout(w_pad=2, h_pad=2)
     return figure
 
 
-def _losses(left: Axes, claim: pd.DataFrame) -> None:
-    """Draw the claim's differences at the published size, with their intervals."""
-    rows = claim[claim["profile"].eq("paper") & claim["rule"].eq(next(iter(claim["rule"]), ""))]
+def _losses(left: Axes, rows: pd.DataFrame) -> None:
+    """Draw the claim's differences, rows of one stopping rule, with their intervals."""
     for y, row in enumerate(rows.to_dict("records")):
         colour = "black" if row["evidence"] == "claim" else _EXPLORATION
         _interval(left, y, row, ("low", "high"), color=colour, linewidth=2)
         _mark(left, y, row, markersize=8, colour=colour)
     left.axvline(0, color="0.6", linewidth=1)
     left.axvline(-1, color="black", linestyle=":")
-    left.set_yticks(range(len(rows)), [f"{r.experiment} {title(r.task)}" for r in rows.itertuples()])
-    left.set(ylim=(max(len(rows), 1) + 2.2, -0.6), xlim=(-_EDGE, _EDGE), title="Is anything lost? (published size)")
+    names = [f"{row.experiment} {title(row.task)}" for row in rows.itertuples()]
+    left.set_yticks(range(len(rows)), names, fontsize=9 if len(rows) > 10 else None)
+    left.set(
+        ylim=(1.06 * max(len(rows), 1) + 2, -0.6), xlim=(-_EDGE, _EDGE), title="Is anything lost? (published size)"
+    )
     left.set_xlabel("left is worse, right is better\ndotted: a loss that matters")
     for word in dict.fromkeys(rows["verdict"]):
         marker, face = _SHAPES.get(word, _NO_VERDICT)
