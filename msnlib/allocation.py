@@ -26,6 +26,7 @@ from msnlib.selection import (
     budget,
     check_how,
     check_method,
+    kept_by,
 )
 from msnlib.subnetworks import (
     check_known,
@@ -196,7 +197,7 @@ def _choose(
         scores: name -> (k,) of the entries on offer; None are zeros.
 
     Raises:
-        ValueError: the rule did not keep some of the entries on offer in every tensor.
+        ValueError: as :func:`msnlib.selection.kept_by`.
     """
     offers = {}
     for name, tensor in tensors.items():
@@ -207,17 +208,7 @@ def _choose(
         score = positions.new_zeros(len(positions), dtype=tensor.like.dtype) if scores is None else scores[name]
         count = tensor.owners() if owners is None else owners[name]
         offers[name] = Offer(name, tuple(tensor.shape), densities[name], positions, score, count, tensor.is_output)
-    kept = {name: Kept(*one) if isinstance(one, tuple) else Kept(one) for name, one in rule.choose(offers).items()}
-    for name, offer in offers.items():
-        if name not in kept or not _on_offer(kept[name].positions, offer.positions):
-            raise ValueError(f"rule {rule.name!r} must keep some of the entries on offer in {name}, ascending, int64")
-    return kept
-
-
-def _on_offer(kept: object, positions: Tensor) -> bool:
-    if not isinstance(kept, Tensor) or kept.dtype != torch.int64 or kept.dim() != 1 or not len(kept):
-        return False
-    return bool((kept.diff() > 0).all()) and bool(torch.isin(kept, positions).all())
+    return kept_by(rule, offers)
 
 
 def _own_all(net: nn.Module, task: str, tensors: Tensors, reads: str, init: str, seed: int | None, taken: bool) -> None:

@@ -19,7 +19,7 @@ from msnlib.layers import MaskedConv2d, MaskedLinear, SharedTensor
 from msnlib.seeding import stream
 from msnlib.subnetworks import check_name, shared_tensors, using, walk
 from msnlib.switches import PerTask
-from msnlib.task import Task
+from msnlib.task import Task, is_count
 
 
 class MultitaskNetwork(nn.Module):
@@ -67,13 +67,19 @@ class MultitaskNetwork(nn.Module):
         inputs = tuple(inputs)
         if name in self.declared:
             raise ValueError(f"task {name!r} is declared already")
-        if min((outputs, *inputs), default=0) < 1:
-            raise ValueError(f"task {name!r}: inputs {inputs} and outputs {outputs} must be at least 1")
+        counts = (outputs, *inputs, *([] if vocabulary is None else [vocabulary]))
+        if not inputs or not all(is_count(count) for count in counts):
+            words = "" if vocabulary is None else f", vocabulary {vocabulary!r}"
+            raise ValueError(
+                f"task {name!r}: inputs {inputs}, outputs {outputs!r}{words} must be whole numbers, at least 1"
+            )
+        inputs, outputs = tuple(map(int, inputs)), int(outputs)
+        vocabulary = None if vocabulary is None else int(vocabulary)
         stem = self._stem(name, inputs, vocabulary)
         like = next((tensor.like for tensor in shared_tensors(self.trunk).values()), torch.empty(0))
-        self.stems[name] = nn.Sequential(*stem).to(like)
-        self.heads[name] = MaskedLinear(self.features, outputs).to(like)
-        self.heads[name].weight.is_output = True
+        head = MaskedLinear(self.features, outputs).to(like)
+        head.weight.is_output = True
+        self.stems[name], self.heads[name] = nn.Sequential(*stem).to(like), head
         self.declared[name] = {"inputs": list(inputs), "outputs": outputs, "vocabulary": vocabulary}
 
     def _stem(self, name: str, inputs: tuple[int, ...], vocabulary: int | None) -> list[nn.Module]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,6 +124,26 @@ class Rule:
     @property
     def name(self) -> str:
         return getattr(self.choose, "__name__", type(self.choose).__name__)
+
+
+def kept_by(rule: Rule, offers: Mapping[str, Offer]) -> dict[str, Kept]:
+    """What a rule keeps of each offer.
+
+    Raises:
+        ValueError: it is not some entries of every offer by name, ascending, or their number is none of whole units.
+    """
+    chosen = rule.choose(offers)
+    if not isinstance(chosen, Mapping) or set(chosen) != set(offers):
+        said = list(chosen) if isinstance(chosen, Mapping) else type(chosen).__name__
+        raise ValueError(f"rule {rule.name!r} must return what is kept by name of {', '.join(offers)}, not {said}")
+    found = {name: Kept(*one) if isinstance(one, tuple) else Kept(one) for name, one in chosen.items()}
+    for name, (kept, units) in found.items():
+        is_index = isinstance(kept, Tensor) and kept.dtype == torch.int64 and kept.dim() == 1 and len(kept)
+        if not (is_index and (kept.diff() > 0).all() and torch.isin(kept, offers[name].positions).all()):
+            raise ValueError(f"rule {rule.name!r} must keep some of the entries on offer in {name}, ascending, int64")
+        if units != 0 and not (isinstance(units, Integral) and units > 0 and len(kept) % units == 0):
+            raise ValueError(f"rule {rule.name!r}: {len(kept)} entries of {name} are not {units!r} whole units")
+    return found
 
 
 def largest(offers: Mapping[str, Offer]) -> dict[str, Kept]:

@@ -208,7 +208,7 @@ def check_not_read(net: nn.Module, task: str, verb: str) -> None:
                 raise FrozenTaskError(f"task {task!r} cannot be {verb}: task {reader!r} reads its entries")
 
 
-_RESERVED = frozenset(dir(SharedTensor((1,)))) | frozenset(dir(PerTask()))
+_RESERVED = frozenset(dir(SharedTensor((1,)))) | frozenset(dir(PerTask())) | {"fresh", "template"}
 
 
 def check_name(task: str) -> None:

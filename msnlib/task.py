@@ -56,7 +56,7 @@ class Task:
         self._require(isinstance(self.name, str) and self.name, "its name must be a string that is not empty")
         self._require(self.kind in KINDS, f"kind {self.kind!r} is not one of {', '.join(KINDS)}")
         for what in ("outputs", "batch_size", *(("vocabulary",) if self.vocabulary is not None else ())):
-            self._require(_counts(getattr(self, what)), f"{what} {getattr(self, what)!r} must be at least 1")
+            self._require(is_count(getattr(self, what)), f"{what} {getattr(self, what)!r} must be at least 1")
             object.__setattr__(self, what, int(getattr(self, what)))  # of numpy's, which no file could hold
         enough = self.kind != "classification" or self.outputs > 1
         self._require(enough, "one output tells no classes apart: give at least 2, or kind 'binary'")
@@ -207,8 +207,8 @@ class Task:
         """
         x, y = self.split(split)
         self._require(len(x), f"no examples in its {split} part")
-        self._require(limit is None or _counts(limit), f"limit {limit!r} must be at least 1")
-        self._require(batch_size is None or _counts(batch_size), f"batch_size {batch_size!r} must be at least 1")
+        self._require(limit is None or is_count(limit), f"limit {limit!r} must be at least 1")
+        self._require(batch_size is None or is_count(batch_size), f"batch_size {batch_size!r} must be at least 1")
         n = len(x) if limit is None else min(limit, len(x))
         size = batch_size or self.batch_size
         order = None if generator is None else torch.randperm(n, generator=generator).to(x.device)
@@ -249,7 +249,7 @@ class Task:
         return replace(self, name=name, outputs=len(keep), labels=labels, **chosen)
 
 
-def _counts(value: object) -> bool:
+def is_count(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
 
 

@@ -214,7 +214,18 @@ REFUSED = {
         {"rule": "constant_fan_in", "density": "free"},
     ),
     "rule of a row": (ValueError, "'whole_units' is for networks of msnlib's builders", {"rule": "whole_units"}),
-    "rule that keeps nothing": (ValueError, "rule '<lambda>' must keep some", {"rule": lambda offers: {}}),
+    "rule that keeps nothing": (ValueError, r"what is kept by name of .*, not \[\]$", {"rule": lambda offers: {}}),
+    "rule of other names": (
+        ValueError,
+        "rule '<lambda>' must return what is kept by name of 0.weight, .*, not .'head'.$",
+        {"rule": lambda offers: {"head": next(iter(offers.values())).positions}},
+    ),
+    "rule that says units": (
+        ValueError,
+        "rule '<lambda>': 5 entries of 0.weight are not 2 whole units$",
+        {"rule": lambda offers: {name: (offer.positions[:5], 2) for name, offer in offers.items()}},
+    ),
+    "rule that returns a list": (ValueError, "what is kept by name .*, not list$", {"rule": lambda offers: []}),
     "rule that raises": (ZeroDivisionError, None, {"rule": lambda offers: 1 / 0}),
     "density of other names": (
         ValueError,

@@ -391,8 +391,8 @@ def test_any_other_name_goes_through_everything(name, same):
     ("arguments", "message"),
     [
         (("a", (4,), 2), "task 'a' is declared already"),
-        (("b", (4,), 0), "must be at least 1"),
-        (("b", (0, 4), 2), "must be at least 1"),
+        (("b", (4,), 0), "must be whole numbers, at least 1"),
+        (("b", (0, 4), 2), "must be whole numbers, at least 1"),
     ],
 )
 def test_a_builders_network_refuses_what_it_cannot_declare(arguments, message, make_task):

@@ -1,5 +1,8 @@
 """The convolutional builder: its shapes by hand, its refusals, and that it isolates and stores like the dense one."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -130,3 +133,31 @@ def test_it_is_saved_loaded_and_extracted(tmp_path):
     assert not [m for m in plain.modules() if type(m).__module__.startswith("msnlib")]
     # in another memory format: the same sums in another order
     torch.testing.assert_close(plain(task.test[0]), expected)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [
+        (dict(inputs=(13,), outputs=2.0), r"inputs \(13,\), outputs 2.0 must be whole numbers, at least 1"),
+        (dict(inputs=(13.5,), outputs=2), r"inputs \(13.5,\), outputs 2 must be"),
+        (dict(inputs=(True,), outputs=2), r"inputs \(True,\), outputs 2 must be"),
+        (dict(inputs=(), outputs=2), r"inputs \(\), outputs 2 must be"),
+        (dict(inputs=(13,), outputs=0), "outputs 0 must be"),
+        (dict(inputs=(13,), outputs=2, vocabulary=9.5), r"outputs 2, vocabulary 9.5 must be"),
+    ],
+    ids=str,
+)
+def test_a_task_of_no_size_is_refused_and_leaves_nothing_behind(sizes, says):
+    net = dense_network(inputs=16, width=8, depth=2)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with pytest.raises(ValueError, match=f"^task 'wine': .*{says}"):
+        net.add_task("wine", **sizes)
+    assert not net.declared and len(net.stems) == len(net.heads) == 0 and net.state_dict().keys() == before.keys()
+    net.add_task("wine", inputs=np.array([13]), outputs=np.int64(3))  # numpy's counts are counts
+    json.dumps(net.declared)
+
+
+@pytest.mark.parametrize("name", ["fresh", "template"])
+def test_what_a_task_keeps_its_own_tensors_under_is_no_name_of_a_task(name):
+    with pytest.raises(ValueError, match=name):
+        dense_network(inputs=16, width=8, depth=2).add_task(name, inputs=(4,), outputs=2)
