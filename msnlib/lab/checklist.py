@@ -29,12 +29,13 @@ def checklist(records: pd.DataFrame, claim: pd.DataFrame, reports: Path, noteboo
     shown, verdicts = headline(records[records["profile"] != "quick"]), claim_verdicts(claim)
     names, hours = _named(notebooks), _hours(records, reports)
     ids = [experiment for experiment in hours if experiment in set(published_table()["id"])]
-    lines, total = [], [0, 0]
+    lines, total = [], [0, 0, 0]
     for experiment, figures in sorted(published_table().groupby("id"), key=lambda pair: natural(pair[0])):
         ours = shown[shown["experiment"] == experiment]
         inside = [found for found in (_within(ours, row) for row in figures.itertuples()) if found is not None]
-        total = [total[0] + sum(inside), total[1] + len(figures)]
-        repeated = f"{sum(inside)} of {len(figures)}" if inside else "none tried"
+        total = [a + b for a, b in zip(total, (sum(inside), len(inside), len(figures)), strict=True)]
+        left = f", {len(figures) - len(inside)} not tried" if len(inside) < len(figures) else ""
+        repeated = f"{sum(inside)} of {len(inside)}{left}" if inside else "none tried"
         seeds = ours["seed"].nunique()
         size = f"{ours['profile'].iloc[0]}, {seeds} seed{'s' * (seeds > 1)}" if seeds else "quick only"
         spent = f"{hours[experiment]:.1f}" if experiment in hours else ""
@@ -42,7 +43,8 @@ def checklist(records: pd.DataFrame, claim: pd.DataFrame, reports: Path, noteboo
         lines.append([name, size, repeated, verdicts.get(experiment, "not tested"), spent])
     header = ["experiment", "largest runs", "published figures repeated", "no loss on any task", "hours"]
     whole = (
-        f"Of {total[1]} published figures {total[0]} are repeated. All committed runs together took "
+        f"Of {total[2]} published figures {total[1]} were tried, and {total[0]} of these are repeated. All committed "
+        "runs together took "
         f"{sum(hours.values()):.0f} hours by the clock, {sum(hours.values()) - sum(map(hours.get, ids)):.0f} of them "
         "for questions that the paper does not ask."
     )

@@ -15,13 +15,13 @@ from msnlib.lab.report import format_difference
 EXPERIMENTS = {
     "E1": "two image tasks in parallel",
     "E2": "two with convolutions",
-    "E3": "two, then house prices",
-    "E4": "images, prices and film reviews",
-    "E5": "photographs, then digits and clothes",
+    "E3": "two before house prices",
+    "E4": "images beside prices and reviews",
+    "E5": "photographs before digits and clothes",
     "E6": "easy and hard classes",
     "E7": "one task five times",
     "E9": "texts in a transformer",
-    "E10": "two image tasks told apart without a label",
+    "E10": "two image tasks with the task told",
 }
 _WORDS = {"non-inferior": "shown", "inconclusive": "open", "inferior": "refuted"}
 
@@ -62,25 +62,29 @@ def loss(claim: pd.DataFrame) -> str:
     kept = decided[decided["verdict"] == "non-inferior"]
     within = (
         f"{len(kept)} of {len(decided)} differences from a network for each task, trained to convergence, are within "
-        f"the margin{_largest(kept[kept['high'] < 0])}"
+        f"the margin, and {(decided['difference'] < 0).sum()} are below 0{_largest(kept[kept['high'] < 0])}"
     )
-    rest = [
+    rest = "".join(
         f" {words}: {', '.join(f'{_case(row)} {with_interval(row)}' for row in found.itertuples())}."
         for words, found in (
-            ("Open, as the interval reaches beyond it", decided[decided["verdict"] == "inconclusive"]),
             ("Beyond it", decided[decided["verdict"] == "inferior"]),
             ("Ended by the cap on epochs", decided[decided["verdict"] == CAPPED]),
         )
         if len(found)
-    ]
+    )
+    if reaching := (decided["verdict"] == "inconclusive").sum():
+        rest = f" Open: {reaching}, whose intervals reach beyond it (left panel; numbers in the results).{rest}"
     alone = decided[decided["without_one_verdict"].notna() & decided["without_one_verdict"].ne(decided["verdict"])]
     also = "".join(f" The verdict on {_case(row)} rests on a single test example." for row in alone.itertuples())
-    also += "".join(_early(row, other) for row, other in _by_both_rules(claim, decided))
+    pairs = _by_both_rules(claim, decided)
+    also += "".join(_early(row, other) for row, other in pairs)
+    lost = ", ".join(f"{_case(other)} {with_interval(other)}" for _, other in pairs if other.high < 0)
+    also += f" By the authors' stopping rule a loss is shown for {lost}." if lost else ""
     early = rows.loc[~made, "experiment"].unique()
     also += f" Exploration, and so not counted here: {', '.join(early)}." if len(early) else ""
     counts = sorted({f"{count}" for count in decided["seeds"]}, key=int)
     return (
-        f"**No loss that matters, at the published size: {'; '.join(said)}.** {within}.{''.join(rest)} Means of "
+        f"**No loss that matters, at the published size: {'; '.join(said)}.** {within}.{rest} Means of "
         f"{' or '.join(counts)} seeds, 90 % intervals; the margin is {_margins(decided)}.{also}"
     )
 
@@ -90,7 +94,7 @@ def _largest(losses: pd.DataFrame) -> str:
     if losses.empty:
         return ""
     row = next(losses.loc[[(losses["difference"] / losses["margin"]).idxmin()]].itertuples())
-    return f"; the largest loss shown there is {_case(row)} {with_interval(row)}"
+    return f"; the largest loss shown within it is {_case(row)} {with_interval(row)}"
 
 
 def _by_both_rules(claim: pd.DataFrame, rows: pd.DataFrame) -> list[tuple]:

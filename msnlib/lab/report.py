@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from msnlib.lab.pooling import POOL, headline, natural, over_seeds, pooled, rank
-from msnlib.lab.published import published_value
+from msnlib.lab.published import repeated_value
 from msnlib.lab.records import read_records
 
 REPORT_COLUMNS = (
@@ -42,7 +42,7 @@ def report_table(records: pd.DataFrame) -> pd.DataFrame:
     named = {key: _settings(json.loads(key[3]), others[key[:3]], overridden[key]) for key in dict.fromkeys(keys)}
     table["settings"] = [named[key] for key in keys]
     ours = table[["experiment", "task", "arm", "metric", "profile"]].itertuples(index=False)
-    table["published"] = [None if row.profile == "quick" else published_value(*row[:4]) for row in ours]
+    table["published"] = [None if row.profile == "quick" else repeated_value(*row[:4]) for row in ours]
     table["difference"] = table["mean"] - table["published"].astype(float)
     order = {"profile": rank, "experiment": natural}
     keyed = table.assign(**{name: table[name].map(key) for name, key in order.items()})

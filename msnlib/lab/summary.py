@@ -154,7 +154,8 @@ def _larger_reading(notebook: str, reports: Path) -> str:
     rows = larger_repeats(notebook, reports)
     if rows.empty:
         return " Part B as it is now: no record yet."
-    return f" Part B ({rows['profile'].iloc[0]}): {_reading(rows)}."
+    where = "in runs of the profile " + rows["profile"].iloc[0]
+    return f" Part B, always of laptop's size ({where}): {_reading(rows)}."
 
 
 def _told(values: Values) -> str:
