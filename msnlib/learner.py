@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from msnlib.measuring import Batch, evaluate, joined, norms
 from msnlib.seeding import stream
 from msnlib.subnetworks import activated, switches, task_buffers, task_parameters
-from msnlib.task import Task
+from msnlib.task import Task, is_count
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,30 @@ class Schedule:
     learning_rate: float
     seed: int
     precision: torch.dtype | None = None
+
+
+def check_schedule(
+    epochs: int = 1,
+    learning_rate: float = 1.0,
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    batch_size: int | None = None,
+    precision: torch.dtype | None = None,
+    **_: Any,
+) -> None:
+    """Refuse a :class:`Schedule` that cannot be; other arguments of :func:`fit` may stand beside.
+
+    Raises:
+        ValueError: what is out of range or of another kind.
+    """
+    for name, count in (("epochs", epochs), ("batch_size", 1 if batch_size is None else batch_size)):
+        if not is_count(count):
+            raise ValueError(f"{name} {count!r} must be at least 1, a whole number")
+    if isinstance(learning_rate, bool) or not isinstance(learning_rate, Real) or not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate {learning_rate!r} must be a number above 0 and finite")
+    if not callable(optimizer):
+        raise ValueError(f"optimizer {optimizer!r} must be one to call, like torch.optim.Adam")
+    if precision not in (None, torch.bfloat16):
+        raise ValueError(f"precision {precision!r} must be torch.bfloat16, or None for that of the weights")
 
 
 class Learner:

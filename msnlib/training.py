@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from msnlib.allocation import allocate
 from msnlib.isolation import check_fits
-from msnlib.learner import Learner, Schedule, make, steps_of
+from msnlib.learner import Learner, Schedule, check_schedule, make, steps_of
 from msnlib.measuring import predict, scores
 from msnlib.selection import Choose, Density, Rule, as_rule, check_how
 from msnlib.subnetworks import tasks as held_by
@@ -188,10 +188,10 @@ def fit(
         FloatingPointError: a loss is not finite any more.
     """
     group = [tasks] if isinstance(tasks, Task) else list(tasks)
-    rules = [stopping] if isinstance(stopping, Stopping) else list(stopping)
+    how = dict(epochs=epochs, learning_rate=learning_rate, optimizer=optimizer, batch_size=batch_size)
+    rules = _check_rules(stopping, **how, precision=precision)
     if not group or not rules:
         raise ValueError("fit needs at least one task and one stopping rule")
-    _check_schedule(epochs, learning_rate, batch_size, rules, precision)
     for task in group:
         check_fits(net, task, "train", "valid")
     names = [task.name for task in group]
@@ -236,24 +236,17 @@ def _watched() -> bool:
     return sys.stderr.isatty() if kernel is None else bool(getattr(kernel, "_allow_stdin", False))
 
 
-def _check_schedule(
-    epochs: int = 1,
-    learning_rate: float = 1.0,
-    batch_size: int | None = None,
-    stopping: Stopping | Sequence[Stopping] = (),
-    precision: torch.dtype | None = None,
-    **_: Any,
-) -> None:
-    for name, count in (("epochs", epochs), ("batch_size", 1 if batch_size is None else batch_size)):
-        if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
-            raise ValueError(f"{name} {count!r} must be at least 1, a whole number")
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate {learning_rate} must be above 0 and finite")
-    if precision not in (None, torch.bfloat16):
-        raise ValueError(f"precision {precision!r} must be torch.bfloat16, or None for that of the weights")
-    names = [] if isinstance(stopping, Stopping) else [rule.name for rule in stopping]
+def _check_rules(stopping: Stopping | Sequence[Stopping] = AUTHORS, **fitting: Any) -> list[Stopping]:
+    """The stopping rules, after them and the rest of what is given to :func:`fit` are checked."""
+    check_schedule(**fitting)
+    rules = [stopping] if isinstance(stopping, Stopping) or not isinstance(stopping, Sequence) else list(stopping)
+    if wrong := [rule for rule in rules if not isinstance(rule, Stopping)]:
+        given = stopping if isinstance(stopping, str) else wrong[0]
+        raise ValueError(f"stopping {given!r} must be a Stopping, like msnlib.CONVERGED, or several of them")
+    names = [rule.name for rule in rules]
     if len(set(names)) < len(names):
         raise ValueError(f"two stopping rules have one name: {', '.join(names)}")
+    return rules
 
 
 @dataclass
@@ -306,7 +299,7 @@ def fit_sequence(
         ValueError, FrozenTaskError, FloatingPointError: as :func:`~msnlib.allocate` and :func:`fit`.
     """
     inspect.signature(fit).bind(net, tasks, **fitting)
-    _check_schedule(**fitting)
+    _check_rules(**fitting)
     phases = [[phase] if isinstance(phase, Task) else list(phase) for phase in tasks]
     check_how(reads, init, as_rule(rule))
     _check_phases(net, phases, reads)

@@ -221,6 +221,13 @@ REFUSED = {
     "epochs": ("epochs 2.5 must be at least 1, a whole number", dict(epochs=2.5)),
     "text": ("epochs '3' must be at least 1, a whole number", dict(epochs="3")),
     "size": ("batch_size 2.5 must be at least 1, a whole number", dict(batch_size=2.5)),
+    "rate": ("learning_rate '0.1' must be a number above 0 and finite", dict(learning_rate="0.1")),
+    "rate of 0": ("learning_rate 0 must be a number above 0", dict(learning_rate=0)),
+    "rate nan": ("learning_rate nan must be a number above 0", dict(learning_rate=math.nan)),
+    "name of a rule": ("stopping 'converged' must be a Stopping, like msnlib.CONVERGED", dict(stopping="converged")),
+    "none of a rule": ("stopping None must be a Stopping", dict(stopping=None)),
+    "names of rules": ("stopping 'x' must be a Stopping, like", dict(stopping=["x"])),
+    "name of an optimizer": ("optimizer 'adam' must be one to call, like torch.optim.Adam", dict(optimizer="adam")),
 }
 
 

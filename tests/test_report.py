@@ -363,9 +363,13 @@ def test_publish_fills_the_pages_between_their_marks(out, readme):
 
 @pytest.mark.parametrize(
     ("profile", "values", "repeated"),
-    [("paper", (97.0, 98.0), "1 of 1, 3 not tried"), ("paper", (98.0, 99.0), "0 of 1, 3 not tried"), ("paper", (97.58,), "none tried"),
-     ("laptop", (97.0, 98.0), "none tried")],
-)  # fmt: skip
+    [
+        ("paper", (97.0, 98.0), "1 of 1, 3 not tried"),
+        ("paper", (98.0, 99.0), "0 of 1, 3 not tried"),
+        ("paper", (97.58,), "none tried"),
+        ("laptop", (97.0, 98.0), "none tried"),
+    ],
+)
 def test_a_published_figure_is_repeated_within_two_seeds_of_its_size(out, profile, values, repeated):
     for seed, value in enumerate(values):
         path = _save("E1", seed, value, profile=profile)

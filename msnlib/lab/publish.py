@@ -211,6 +211,9 @@ def _remarks(table: pd.DataFrame) -> list[str]:
             continue
         if row.high < 0 and row.verdict == "non-inferior":
             remarks.append(f"- {experiment} {task}: within the margin, but a loss is shown, {_with_interval(row)}.")
+        if row.high < 0 and row.verdict == "inconclusive":
+            words = f"a loss is shown, {_with_interval(row)}; whether it is within the margin is open"
+            remarks.append(f"- {experiment} {task}: {words}.")
         if other is not None and other.verdict != CAPPED and (row.high < 0 < other.low or other.high < 0 < row.low):
             words = (
                 f"{_with_interval(row)} {_RULE_WORDS[row.rule]}, {_with_interval(other)} by {_RULE_WORDS[other.rule]}"
@@ -228,7 +231,8 @@ def _remarks(table: pd.DataFrame) -> list[str]:
         named = [f"{name} ({', '.join(rows['task'])})" for name, rows in untested]
         remarks.append(f"- Not tested, without a margin or a control: {', '.join(named)}.")
     for reason, files in pd.Series(table.attrs["refused"], dtype=str).groupby(lambda f: table.attrs["refused"][f]):
-        remarks.append(f"- Not counted, {reason}: {', '.join(sorted(files.index))}.")
+        named = ", ".join(sorted(str(Path(file).parent) for file in files.index))
+        remarks.append(f"- Not counted, {reason}: {named}.")
     return remarks
 
 
