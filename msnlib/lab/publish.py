@@ -231,7 +231,7 @@ def _remarks(table: pd.DataFrame) -> list[str]:
         named = [f"{name} ({', '.join(rows['task'])})" for name, rows in untested]
         remarks.append(f"- Not tested, without a margin or a control: {', '.join(named)}.")
     for reason, files in pd.Series(table.attrs["refused"], dtype=str).groupby(lambda f: table.attrs["refused"][f]):
-        named = ", ".join(sorted(str(Path(file).parent) for file in files.index))
+        named = ", ".join(sorted(file.removesuffix("/record.json") for file in files.index))
         remarks.append(f"- Not counted, {reason}: {named}.")
     return remarks
 
