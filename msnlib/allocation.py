@@ -301,17 +301,22 @@ def _scores(
 
 def _gradients(net: nn.Module, task: str, values: list[Tensor], batches: Batches, loss: Loss) -> list[Tensor]:
     """Gradient of the summed loss over all examples with respect to each vector of values."""
-    total = [torch.zeros_like(v) for v in values]
-    seen = 0
-    with evaluating(net), using(net, task), torch.enable_grad():
-        for x, y in batches:
-            check_dtype(net, task, x)
-            x, y = x.to(values[0].device), y.to(values[0].device)
-            summed = loss(net(x), y) * len(x)
-            for sum_, grad in zip(total, torch.autograd.grad(summed, values, allow_unused=True), strict=True):
-                if grad is not None:
-                    sum_ += grad
-            seen += len(x)
+    total, seen, frozen = [torch.zeros_like(v) for v in values], 0, [v for v in values if not v.requires_grad]
+    try:
+        for value in frozen:  # what is not trained has a saliency all the same
+            value.requires_grad_(True)
+        with evaluating(net), using(net, task), torch.enable_grad():
+            for x, y in batches:
+                check_dtype(net, task, x)
+                x, y = x.to(values[0].device), y.to(values[0].device)
+                summed = loss(net(x), y) * len(x)
+                for sum_, grad in zip(total, torch.autograd.grad(summed, values, allow_unused=True), strict=True):
+                    if grad is not None:
+                        sum_ += grad
+                seen += len(x)
+    finally:
+        for value in frozen:
+            value.requires_grad_(False)
     if not seen:
         raise ValueError("batches held no examples to take gradients on")
     return total

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -147,9 +148,9 @@ def dense_network(
         if not tasks:
             raise ValueError("dense_network needs inputs= when no task is given")
         inputs = math.prod(tasks[0].inputs)
-    if min(inputs, width, depth) < 1:
-        raise ValueError(f"inputs {inputs}, width {width} and depth {depth} must be at least 1")
-    width = _scaled(width, scale)
+    if not all(is_count(size) for size in (inputs, width, depth)):
+        raise ValueError(f"inputs {inputs!r}, width {width!r} and depth {depth!r} must be whole numbers, at least 1")
+    inputs, width, depth = int(inputs), _scaled(width, scale), int(depth)
     sizes = [inputs] + [width] * depth
     layers = [m for a, b in zip(sizes, sizes[1:], strict=False) for m in (MaskedLinear(a, b), nn.ReLU())]
     config = {"builder": "dense_network", "inputs": inputs, "width": width, "depth": depth}
@@ -190,11 +191,13 @@ def conv_network(
             raise ValueError("conv_network needs inputs= when no task is given")
         inputs = tasks[0].inputs
     inputs = tuple(inputs) if len(inputs := list(inputs)) == 3 else (1, *inputs)
-    if len(inputs) != 3 or len(channels) != 2 or min(*inputs, *channels, width, pool_stride) < 1:
+    sizes = (*inputs, *channels, width, pool_stride)
+    if len(inputs) != 3 or len(channels) != 2 or not all(is_count(size) for size in sizes):
         raise ValueError(
-            f"conv_network takes inputs of (channels, height, width) and two channels, all at least 1, not inputs "
-            f"{inputs}, channels {channels}, width {width}, pool_stride {pool_stride}"
+            f"conv_network takes inputs of (channels, height, width) and two channels, whole numbers from 1 on, not "
+            f"inputs {inputs}, channels {channels}, width {width}, pool_stride {pool_stride}"
         )
+    inputs, pool_stride = tuple(map(int, inputs)), int(pool_stride)
     first, second = (_scaled(n, scale) for n in channels)
     width, size = _scaled(width, scale), inputs[1:]
     layers: list[nn.Module] = [] if own_first else [MaskedConv2d(inputs[0], first, 3, padding=1), nn.ReLU()]
@@ -218,8 +221,8 @@ def conv_network(
 
 
 def _scaled(size: int, scale: float) -> int:
-    if not 0 < scale < math.inf:
-        raise ValueError(f"scale {scale} must be above 0")
+    if isinstance(scale, bool) or not isinstance(scale, Real) or not 0 < scale < math.inf:
+        raise ValueError(f"scale {scale!r} must be above 0")
     return max(1, round(size * scale))
 
 

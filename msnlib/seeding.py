@@ -20,15 +20,15 @@ def seed_everything(seed: int, threads: int | None = None) -> None:
     float32 there too, not with the ten bits of fraction that convolutions would otherwise have.
 
     Args:
-        seed: any integer >= 0.
+        seed: an integer from 0 to 2**64 - 1.
         threads: CPU threads torch may use; None leaves them as they are.
 
     Raises:
-        ValueError: negative seed, or fewer than one thread.
+        ValueError: a seed out of range, or fewer than one thread.
     """
     seed = operator.index(seed)  # numpy's integers too
-    if seed < 0:
-        raise ValueError(f"seed {seed} must be at least 0")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed {seed} must be at least 0 and below 2**64")
     if threads is not None:
         if threads < 1:
             raise ValueError(f"threads {threads} must be at least 1")

@@ -422,6 +422,20 @@ def test_prune_scores_present_values_by_any_method():
     assert len(positions(layer.weight)) == 2 and set(positions(layer.weight)) < {8, 9, 10, 11}
 
 
+def test_prune_scores_what_is_not_trained_as_well(make_task):
+    task = make_task("a", inputs=(6,), examples=20)
+    kept = []
+    for trained in (True, False):
+        net = dense_network([task], width=8, depth=2)
+        allocate(net, "a", 0.5, "random", seed=0)
+        for parameter in net.parameters():
+            parameter.requires_grad_(trained)
+        prune(net, "a", 0.2, "gradient", task.batches(), task.loss)
+        assert {parameter.requires_grad for parameter in net.parameters()} == {trained}
+        kept.append({name: owner.tolist() for name, owner in owner_map(net).items()})
+    assert kept[0] == kept[1]
+
+
 def test_prune_refuses_and_changes_nothing(snapshot, same):
     net = nn.Sequential(MaskedLinear(4, 4), MaskedLinear(4, 4))
     allocate(net, "a", 0.25, "random")

@@ -349,6 +349,9 @@ def test_a_weight_can_be_read_and_computed_with_and_written_where_a_task_owns_al
 def test_an_output_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="output 'fc' is none of the modules.*: 0"):
         convert(nn.Sequential(nn.Linear(2, 2)), outputs=["fc"])
+    for outputs in ("fc", 7, None):
+        with pytest.raises(ValueError, match=f"^outputs {outputs!r} must be names of modules"):
+            convert(nn.Sequential(nn.Linear(2, 2)), outputs=outputs)
 
 
 def test_a_refused_allocation_leaves_no_copies(snapshot, same):

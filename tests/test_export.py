@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import fx, nn
@@ -255,6 +256,17 @@ def test_auto_takes_the_fastest_and_dense_in_doubt(seconds, chosen, monkeypatch)
     modules = [Slow(takes) for takes in seconds]
     assert export._fastest(modules, torch.ones(7, 1)) is modules[chosen]
     assert {n for m in modules for n in m.seen} == {7}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_in_half_precision_there_is_no_csr_and_auto_does_without(dtype, make_task):
+    task = make_task("a", inputs=(6,), examples=20)
+    net = dense_network([task], width=8, depth=2)
+    allocate(net, "a", 0.5, "random")
+    net = net.to(dtype)
+    with pytest.raises(ValueError, match=f"^format 'csr' is for float32 and float64, not {dtype}$"):
+        extract(net, "a", "csr")
+    assert type(extract(net, "a", "auto", batch_size=np.int64(4))) in (nn.Sequential, type(extract(net, "a")))
 
 
 def test_auto_measures_at_the_batch_size_asked_for(networks, monkeypatch):

@@ -91,6 +91,9 @@ def test_other_sizes_are_refused(shape):
         (dict(inputs=(28, 28), pool_stride=0), "pool_stride 0"),
         (dict(inputs=(2, 9)), "2 x 9 are too small"),
         (dict(inputs=(28, 28), scale=0.0), "scale 0.0 must be above 0"),
+        (dict(inputs=(28, 28), scale="1"), "scale '1' must be above 0"),
+        (dict(inputs=(28, 28), channels=(4.0, 4)), r"channels \[4.0, 4\]"),
+        (dict(inputs=(28, 28), pool_stride=1.5), "pool_stride 1.5"),
     ],
 )
 def test_what_cannot_be_built_is_named(bad, says):
@@ -161,3 +164,13 @@ def test_a_task_of_no_size_is_refused_and_leaves_nothing_behind(sizes, says):
 def test_what_a_task_keeps_its_own_tensors_under_is_no_name_of_a_task(name):
     with pytest.raises(ValueError, match=name):
         dense_network(inputs=16, width=8, depth=2).add_task(name, inputs=(4,), outputs=2)
+
+
+@pytest.mark.parametrize("sizes", [dict(width=2.5), dict(depth="2"), dict(inputs=True), dict(width=0)], ids=str)
+def test_a_dense_network_of_no_size_is_refused(sizes):
+    given = dict(inputs=4, width=4, depth=2) | sizes
+    says = "inputs {inputs!r}, width {width!r} and depth {depth!r} must be whole numbers, at least 1"
+    with pytest.raises(ValueError, match=f"^{says.format(**given)}$"):
+        dense_network(**given)
+    net = dense_network(inputs=np.int64(4), width=np.int64(4), depth=np.int64(2))
+    assert json.loads(json.dumps(net.config)) == net.config

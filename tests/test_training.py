@@ -108,7 +108,7 @@ def test_the_seed_of_fit_orders_the_batches_alone(make_task, same):
     assert same(found[None], found[0]) and not same(found[0], found[1])
 
 
-@pytest.mark.parametrize("seed", [-1, -7])
+@pytest.mark.parametrize("seed", [-1, -7, 2**64])
 def test_unusable_seeds_and_threads_are_refused(seed):
     with pytest.raises(ValueError, match=f"seed {seed} must be at least 0"):
         seed_everything(seed)

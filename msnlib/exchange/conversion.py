@@ -67,6 +67,8 @@ def convert(net: nn.Module, task: str | None = None, outputs: Iterable[str] = ()
     """
     if task is not None:
         check_name(task)
+    if isinstance(outputs, str) or not isinstance(outputs, Iterable):
+        raise ValueError(f'outputs {outputs!r} must be names of modules, like ["fc"]')
     outputs = set(outputs)
     _check(net, outputs)
     for name, module in list(net.named_modules()):

@@ -25,6 +25,7 @@ from msnlib.networks import MultitaskNetwork
 from msnlib.seeding import stream
 from msnlib.subnetworks import check_known
 from msnlib.switches import PerTask
+from msnlib.task import is_count
 
 FORMATS = ("dense", "compact", "csr", "auto")
 
@@ -46,8 +47,8 @@ def extract(net: nn.Module, task: str, format: str = "dense", batch_size: int = 
               constant, which moves into the biases behind them; units that feed nothing are dropped.
             - ``"csr"``: the compact layers, linear ones with sparse weights, as a ``torch.fx.GraphModule``: for
               inference on a CPU, in the dtype and on the device it was extracted in.
-            - ``"auto"``: whichever of the three (on a GPU, of the first two) is fastest here at ``batch_size``,
-              ``"dense"`` unless another takes 5 % less time.
+            - ``"auto"``: whichever of the three (on a GPU or in half precision, of the first two) is fastest here at
+              ``batch_size``, ``"dense"`` unless another takes 5 % less time.
         batch_size: examples in the batches to come, of which ``"auto"`` measures one and for which ``"csr"`` is built;
             others are computed as well.
 
@@ -56,7 +57,7 @@ def extract(net: nn.Module, task: str, format: str = "dense", batch_size: int = 
     """
     if format not in FORMATS:
         raise ValueError(f"format {format!r} is not one of {', '.join(FORMATS)}")
-    if not isinstance(batch_size, int) or batch_size < 1:
+    if not is_count(batch_size):
         raise ValueError(f"batch_size {batch_size!r} must be a whole number of at least 1")
     check_known(net, task)
     if format == "dense":
@@ -67,13 +68,16 @@ def extract(net: nn.Module, task: str, format: str = "dense", batch_size: int = 
     row = [copy.deepcopy(leaf) for leaf in leaves(dense)]
     check_row(row, format)
     compact_row(row)
+    plain = next(dense.parameters()).dtype in (torch.float32, torch.float64)
     if format == "csr":
+        if not plain:
+            raise ValueError(f"format 'csr' is for float32 and float64, not {next(dense.parameters()).dtype}")
         return sparse_row(row, batch_size).train(dense.training)
     compact = nn.Sequential(*row).train(dense.training)
     if format == "compact":
         return compact
     example = example_of(net, task, batch_size)
-    if example.device.type != "cpu":  # torch has all products of "csr" on a CPU alone
+    if example.device.type != "cpu" or not plain:  # for which torch has not all products of "csr"
         return _fastest([dense, compact], example)
     csr = sparse_row(row, batch_size).train(dense.training)
     return _fastest([dense, compact, csr], example)
