@@ -612,8 +612,8 @@ def test_what_is_within_the_margin_is_counted_and_the_rest_is_named():
 
 def test_losses_under_the_authors_rule_are_said_as_gains_are():
     lost = _case(converged=0.0, authors=-0.3)
-    assert "By the authors' stopping rule a loss is shown for E1 MNIST -0.30" in loss(pd.DataFrame(lost))
-    assert "stopping rule a loss" not in loss(pd.DataFrame(_case(converged=-0.3, authors=-0.05)))
+    assert "Stopped as the authors did, a loss is shown for E1 MNIST -0.30" in loss(pd.DataFrame(lost))
+    assert "a loss is shown" not in loss(pd.DataFrame(_case(converged=-0.3, authors=-0.05)))
 
 
 def test_what_is_exploration_is_named_beside_the_claim():

@@ -79,7 +79,7 @@ def loss(claim: pd.DataFrame) -> str:
     pairs = _by_both_rules(claim, decided)
     also += "".join(_early(row, other) for row, other in pairs)
     lost = ", ".join(f"{_case(other)} {with_interval(other)}" for _, other in pairs if other.high < 0)
-    also += f" By the authors' stopping rule a loss is shown for {lost}." if lost else ""
+    also += f" Stopped as the authors did, a loss is shown for {lost}." if lost else ""
     early = rows.loc[~made, "experiment"].unique()
     also += f" Exploration, and so not counted here: {', '.join(early)}." if len(early) else ""
     counts = sorted({f"{count}" for count in decided["seeds"]}, key=int)
