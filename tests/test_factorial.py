@@ -102,5 +102,5 @@ def test_that_outputs_starve_is_said_only_where_masks_by_scores_with_heads_as_cu
     records = _records(lambda m, d, s: float(s)).assign(experiment="starves", profile="laptop")
     records["dead_outputs"] = 2 * records["arm"].eq(mask.arm(0.02) + ", converged")
     said = starving(records)
-    assert "two tasks keep 2 % each" in said and "trained to convergence" in said
-    assert ("left without any weight" in said) == (mask == Mask("gradient"))
+    assert "2 % of the weights each" in said and "trained to convergence" in said
+    assert ("outputs own none" in said) == (mask == Mask("gradient"))

@@ -439,7 +439,7 @@ def test_publish_answers_the_claim_between_its_marks(out, readme):
     assert pd.read_csv(out / "claim.csv")["verdict"].tolist() == ["non-inferior", "inferior", "inconclusive"]
     assert (out / "claim.png").stat().st_size > 1000
     found = readme.read_text()
-    assert "open for two before house prices (E3); refuted for two with convolutions (E2).**" in found
+    assert "of 2 experiments of the paper 1 is open, 1 refutes it.**" in found
     assert "-7.00 points (-7.02" in found
     before = [(out / name).read_bytes() for name in ("claim.png", "overview.png")]
     publish(out, readme)
@@ -577,12 +577,12 @@ def _case(experiment="E1", evidence="claim", **differences):
         (
             0.30,
             0.0,
-            "E1 MNIST is ahead by +0.30 points (+0.20 to +0.40): the published gain of +0.34 lies within that, and",
+            "a gain of +0.34, is ahead by +0.30 points (+0.20 to +0.40): that gain lies within",
         ),
         (
             0.80,
             0.0,
-            "E1 MNIST is ahead by +0.80 points (+0.70 to +0.90): the published gain of +0.34 lies outside that, and",
+            "a gain of +0.34, is ahead by +0.80 points (+0.70 to +0.90): that gain lies outside",
         ),
         (0.30, 0.3, None),  # ahead under both rules
         (0.05, 0.0, None),  # ahead under neither
@@ -594,39 +594,53 @@ def test_a_gain_that_comes_from_early_stopping_is_said_beside_the_published_one(
     assert said is None or said in text
 
 
-def test_what_is_within_the_margin_is_counted_and_the_rest_is_named():
+def test_what_is_ruled_out_is_counted_and_the_rest_is_named():
     close = _case(converged=-0.2)
     far = _case("E2", converged=0.0)[0] | {"low": -0.9, "verdict": "inconclusive", "margin": 1.0, "task": "fashion"}
     lost = _case("E6", converged=-2.0)[0] | {"verdict": "inferior", "margin": 1.0, "task": "hard"}
-    text = loss(pd.DataFrame([*close, far, lost]))
-    assert text.startswith(
-        "**No loss that matters, at the published size: shown for two image tasks in parallel (E1); open for two with "
-        "convolutions (E2); refuted for easy and hard classes (E6).** 1 of 3 differences"
+    same = _case("E6", converged=0.0)[0] | {"margin": 1.0, "task": "easy"}
+    first, *parts = loss(pd.DataFrame([*close, far, lost, same])).splitlines()
+    assert first == (
+        "**No loss on any task, against a network of its own: of 3 experiments of the paper 1 shows it, 1 is open, "
+        "1 refutes it.**"
     )
-    assert "are within the margin, and 2 are below 0; the largest loss shown within it is" in text
-    assert "the largest loss shown within it is E1 MNIST -0.20 points (-0.30 to -0.10). Open: 1, whose" in text
-    assert "Beyond it: E6 hard half -2.00 points (-2.10 to -1.90)." in text
-    assert "the margin is 0.5 points on MNIST, 1 point on the others." in text
-    assert "shown within it" not in loss(pd.DataFrame(_case(converged=0.0)))
+    assert [part.removeprefix("  - ") for part in parts] == [
+        "A loss beyond the margin is ruled out in 2 of 4 comparisons. Two image tasks in parallel (E1): MNIST; easy "
+        "and hard classes (E6): easy half.",
+        "Open are 1 (hollow dots), whose intervals reach beyond it. Two with convolutions (E2): Fashion-MNIST.",
+        "Beyond it as a whole are 1. E6: hard half.",
+        "2 of 4 means are below 0; a loss is shown for E1 MNIST -0.20 points (-0.30 to -0.10), E6 hard half -2.00 "
+        "points (-2.10 to -1.90).",
+        "*The published size, trained to convergence, 3 seeds, 90 % intervals; margins: 0.5 points on MNIST, 1 point "
+        "on the others.*",
+    ]
+
+
+def test_more_error_is_said_as_such():
+    (row,) = _case("E3", converged=-20.0)
+    row |= {"task": "boston", "metric": "mse", "low": -30.0, "high": -10.0, "verdict": "inferior", "margin": 10.0}
+    assert "a loss is shown for E3 Boston housing 20.0 % more error (10.0 to 30.0)." in loss(pd.DataFrame([row]))
 
 
 def test_losses_under_the_authors_rule_are_said_as_gains_are():
     lost = _case(converged=0.0, authors=-0.3)
     assert "Stopped as the authors did, a loss is shown for E1 MNIST -0.30" in loss(pd.DataFrame(lost))
-    assert "a loss is shown" not in loss(pd.DataFrame(_case(converged=-0.3, authors=-0.05)))
+    assert "Stopped as" not in loss(pd.DataFrame(_case(converged=-0.3, authors=-0.05)))
 
 
 def test_what_is_exploration_is_named_beside_the_claim():
     decided, early = _case(converged=0.0, authors=0.0), _case("E10", "exploration", converged=0.0, authors=0.0)
-    assert "Exploration" not in loss(pd.DataFrame(decided))
-    assert loss(pd.DataFrame(decided + early)).endswith(" Exploration, and so not counted here: E10.")
+    assert "exploration" not in loss(pd.DataFrame(decided))
+    assert loss(pd.DataFrame(decided + early)).endswith("; exploration, not counted: E10.*")
 
 
 def test_findings_say_what_the_records_say_and_their_headings_follow(out):
     kept, full = _save_limits(out, ours=0.0, theirs=30.0, multitask=80.0, random=90.0, small=88.0).splitlines()
-    assert kept.startswith("- **Nothing is forgotten.** Of 1 image tasks") and "33.0 points (30.0 to 36.0)" in kept
-    assert "is 1.0 points ahead of the subnetworks" in kept and "a smaller network, fewer images, 3 seeds" in kept
-    assert full.startswith("- **It breaks where weights are scarce.** With 8 tasks") and "80.1 % (80.0 to 80.2)" in full
+    assert kept.startswith("- **Nothing is forgotten, by construction.** Of 1 image tasks")
+    assert "33.0 points for each earlier task (30.0 to 36.0)" in kept and "freezes weights" not in kept
+    assert "is 1.0 points ahead of the subnetworks. *A smaller network, fewer images, 3 seeds" in kept
+    assert full.startswith("- **It breaks where weights are scarce.** Mean accuracy with 4, then 8 tasks")
+    assert "the paper's weights 80.1, then 80.1 % (80.0 to 80.2)" in full
     kept, full = _save_limits(out, ours=1.0, theirs=30.0, multitask=90.0, random=90.0, small=88.0).splitlines()
-    assert kept.startswith("- **Something is forgotten.**") and "at most 1.20 points" in kept
+    assert kept.startswith("- **Something is forgotten.**") and "lose at most 1.20 points" in kept
     assert full.startswith("- **No break up to 8 tasks.**")

@@ -134,7 +134,7 @@ def test_the_front_page_shows_the_records(site):
     shown = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
     (found,) = re.findall(r"<!-- findings:.*?-->\n\n(.*?)\n\n<!-- end", (ROOT / "README.md").read_text(), re.DOTALL)
     for line in found.splitlines():  # the very words of the README
-        assert " ".join(re.sub(r"^- |[*]", "", line).split()) in re.sub(r" ([.;,)])", r"\1", shown)
+        assert " ".join(re.sub(r"^ *- |[*]", "", line).split()) in re.sub(r" ([.;,)])", r"\1", shown)
     records = headline(read_records(ROOT / "reports").query("profile != 'quick'"))
     means = widest(records[records["experiment"] == "capacity"]).groupby("arm")["value"].mean()
     assert len(means) > 5

@@ -131,7 +131,7 @@ def _losses(left: Axes, rows: pd.DataFrame) -> None:
     left.set(
         ylim=(1.06 * max(len(rows), 1) + 2, -0.6), xlim=(-_EDGE, _EDGE), title="Is anything lost? (published size)"
     )
-    left.set_xlabel("left is worse, right is better\ndotted: a loss that matters")
+    left.set_xlabel("difference in margins, left is worse\ndotted: a loss that matters")
     for word in dict.fromkeys(rows["verdict"]):
         marker, face = _SHAPES.get(word, _NO_VERDICT)
         left.plot([], [], marker, color="black", markerfacecolor=face, label=word)

@@ -15,15 +15,21 @@ from msnlib.lab.report import format_difference
 EXPERIMENTS = {
     "E1": "two image tasks in parallel",
     "E2": "two with convolutions",
-    "E3": "two before house prices",
-    "E4": "images beside prices and reviews",
-    "E5": "photographs before digits and clothes",
+    "E3": "two, then house prices",
+    "E4": "images, prices and reviews",
+    "E5": "photographs, then digits and clothes",
     "E6": "easy and hard classes",
     "E7": "one task five times",
     "E9": "texts in a transformer",
     "E10": "two image tasks with the task told",
 }
-_WORDS = {"non-inferior": "shown", "inconclusive": "open", "inferior": "refuted"}
+_WORDS = {  # of one, of several
+    "non-inferior": ("shows it", "show it"),
+    "inconclusive": ("is open", "are open"),
+    "inferior": ("refutes it", "refute it"),
+}
+_VERDICTS = tuple(_WORDS)
+_FROZEN = {"packnet": "PackNet", "random": "random masks"}  # arms of notebook 09
 
 
 def findings(records: pd.DataFrame, claim: pd.DataFrame) -> str:
@@ -34,9 +40,8 @@ def findings(records: pd.DataFrame, claim: pd.DataFrame) -> str:
         claim: as `msnlib.lab.claim.claim_table` gives it.
     """
     shown = headline(records[records["profile"] != "quick"])
-    scarce = " ".join(part for part in (limits(shown), starving(shown)) if part)
-    parts = [loss(claim), forgetting(shown), scarce]
-    return "\n".join(f"- {part}" for part in parts if part)
+    scarce = "\n".join(part for part in (limits(shown), starving(shown)) if part)
+    return "\n".join(f"- {part}" for part in (loss(claim), forgetting(shown), scarce) if part)
 
 
 def named(experiment: str) -> str:
@@ -45,56 +50,66 @@ def named(experiment: str) -> str:
 
 
 def loss(claim: pd.DataFrame) -> str:
-    """Say where "no loss on any task" is shown at the published sizes, how many differences show it, the largest loss
-    that is shown, and which differences are open or refuted.
+    """Say how many experiments show "no loss on any task" at the published sizes; below that, which comparisons rule
+    out a loss that matters and which are open or refute it, what loss is shown, and what the authors' rule gives.
     """
     rows = claim[claim["profile"].eq("paper") & claim["rule"].eq(next(iter(claim["rule"]), ""))]
     if rows.empty:
         return ""
     made = rows["evidence"].eq("claim")
     decided = rows[made] if made.any() else rows
-    verdicts = claim_verdicts(decided)
-    said = [
-        f"{words} for {', '.join(named(name) for name, found in verdicts.items() if found == verdict)}"
-        for verdict, words in _WORDS.items()
-        if verdict in verdicts.values()
-    ]
-    kept = decided[decided["verdict"] == "non-inferior"]
-    within = (
-        f"{len(kept)} of {len(decided)} differences from a network for each task, trained to convergence, are within "
-        f"the margin, and {(decided['difference'] < 0).sum()} are below 0{_largest(kept[kept['high'] < 0])}"
-    )
-    rest = "".join(
-        f" {words}: {', '.join(f'{_case(row)} {with_interval(row)}' for row in found.itertuples())}."
-        for words, found in (
-            ("Beyond it", decided[decided["verdict"] == "inferior"]),
-            ("Ended by the cap on epochs", decided[decided["verdict"] == CAPPED]),
-        )
-        if len(found)
-    )
-    if reaching := (decided["verdict"] == "inconclusive").sum():
-        rest = f" Open: {reaching}, whose intervals reach beyond it (left panel; numbers in the results).{rest}"
-    alone = decided[decided["without_one_verdict"].notna() & decided["without_one_verdict"].ne(decided["verdict"])]
-    also = "".join(f" The verdict on {_case(row)} rests on a single test example." for row in alone.itertuples())
+    verdicts = list(claim_verdicts(decided).values())
+    counted = {word: verdicts.count(word) for word in _WORDS if word in verdicts}
+    answers = [f"{count} {_WORDS[word][count > 1]}" for word, count in counted.items()]
     pairs = _by_both_rules(claim, decided)
-    also += "".join(_early(row, other) for row, other in pairs)
-    lost = ", ".join(f"{_case(other)} {with_interval(other)}" for _, other in pairs if other.high < 0)
-    also += f" Stopped as the authors did, a loss is shown for {lost}." if lost else ""
     early = rows.loc[~made, "experiment"].unique()
-    also += f" Exploration, and so not counted here: {', '.join(early)}." if len(early) else ""
     counts = sorted({f"{count}" for count in decided["seeds"]}, key=int)
-    return (
-        f"**No loss that matters, at the published size: {'; '.join(said)}.** {within}.{rest} Means of "
-        f"{' or '.join(counts)} seeds, 90 % intervals; the margin is {_margins(decided)}.{also}"
+    told = [
+        f"A loss beyond the margin is ruled out in {{}} of {len(decided)} comparisons. {{}}.",
+        "Open are {} (hollow dots), whose intervals reach beyond it. {}.",
+        "Beyond it as a whole are {}. {}.",
+        "Ended by the cap on epochs were {}. {}.",
+    ]
+    parts, named = [], set()
+    for words, word in zip(told, (*_VERDICTS, CAPPED), strict=True):
+        found = decided[decided["verdict"] == word]
+        parts += [words.format(len(found), _by_experiment(found, named))] * bool(len(found))
+        named |= set(found["experiment"])
+    alone = decided[decided["without_one_verdict"].notna() & decided["without_one_verdict"].ne(decided["verdict"])]
+    parts += [f"The verdict on {_case(row)} rests on a single test example." for row in alone.itertuples()]
+    lost = ", ".join(f"{_case(row)} {_more(row)}" for row in decided.itertuples() if row.high < 0)
+    below = f"{(decided['difference'] < 0).sum()} of {len(decided)} means are below 0"
+    parts += [f"{below}; a loss is shown for {lost}." if lost else f"{below}."]
+    lost = ", ".join(f"{_case(other)} {_more(other)}" for _, other in pairs if other.high < 0)
+    early_ones = [text for row, other in pairs if (text := _early(row, other))]
+    other = "; ".join([f"a loss is shown for {lost}"] * bool(lost) + early_ones)
+    parts += [f"Stopped as the authors did, {other}."] * bool(other)
+    scope = f"The published size, trained to convergence, {' or '.join(counts)} seeds, 90 % intervals; margins: "
+    scope += _margins(decided)
+    scope += f"; exploration, not counted: {', '.join(early)}" if len(early) else ""
+    return "\n".join(
+        [
+            f"**No loss on any task, against a network of its own: of {len(verdicts)} experiments of the paper "
+            f"{', '.join(answers)}.**",
+            *(f"  - {part}" for part in [*parts, f"*{scope}.*"]),
+        ]
     )
 
 
-def _largest(losses: pd.DataFrame) -> str:
-    """Name the largest loss that is shown though it is within the margin, in parts of the margin."""
-    if losses.empty:
-        return ""
-    row = next(losses.loc[[(losses["difference"] / losses["margin"]).idxmin()]].itertuples())
-    return f"; the largest loss shown within it is {_case(row)} {with_interval(row)}"
+def _by_experiment(rows: pd.DataFrame, known: set[str]) -> str:
+    """Name experiments, in words unless they are known, and of each the tasks."""
+    said = "; ".join(
+        f"{name if name in known else named(name)}: {', '.join(map(title, own['task']))}"
+        for name, own in rows.groupby("experiment", sort=False)
+    )
+    return said[:1].upper() + said[1:]
+
+
+def _more(row: tuple) -> str:
+    """A difference that is a loss, with its interval: more error as such, fewer points with their sign."""
+    if row.metric == "accuracy":
+        return with_interval(row)
+    return f"{-row.difference:.1f} % more error ({-row.high:.1f} to {-row.low:.1f})"
 
 
 def _by_both_rules(claim: pd.DataFrame, rows: pd.DataFrame) -> list[tuple]:
@@ -112,8 +127,8 @@ def _early(row: tuple, other: tuple) -> str:
     gain = arms[0] - arms[1]
     fits = "lies within" if other.low <= gain <= other.high else "lies outside"
     return (
-        f" Stopped as the authors did, {_case(row)} is ahead by {with_interval(other)}: the published gain of "
-        f"{gain:+.2f} {fits} that, and is not seen after training to convergence."
+        f"{_case(row)}, where the paper has a gain of {gain:+.2f}, is ahead by {with_interval(other)}: that gain "
+        f"{fits} the interval, and is not seen after training to convergence"
     )
 
 
@@ -151,13 +166,17 @@ def forgetting(shown: pd.DataFrame) -> str:
     ours, theirs = lost.loc["multitask"], lost.loc["fine-tuning"]
     gap = whole["dedicated"] - whole["multitask"]
     count = shown[shown["experiment"].eq("forgetting") & shown["task"].ne("all")]["task"].nunique()
-    title = "Nothing is forgotten" if ours["max"] == 0 else "Something is forgotten"
-    most = f"at most {ours['max']:.2f} points" if ours["max"] else "nothing"
+    kept = [words for arm, words in _FROZEN.items() if arm in lost.index and lost.loc[arm, "max"] == 0]
+    title, most, also = "Something is forgotten", f"at most {ours['max']:.2f} points", ""
+    if ours["max"] == 0:
+        title, most = "Nothing is forgotten, by construction", "nothing"
+        also = f", as with any method that freezes weights ({', '.join(kept)})" if kept else ""
     return (
-        f"**{title}.** Of {count} image tasks learned one after another, subnetworks forget {most} "
-        f"in any seed; one network trained on for each task forgets {theirs['mean']:.1f} points ({theirs['min']:.1f} "
-        f"to {theirs['max']:.1f}). A network for each task is {abs(gap):.1f} points "
-        f"{'ahead of' if gap >= 0 else 'behind'} the subnetworks ({_scope(rows)}, a fixed number of epochs)."
+        f"**{title}.** Of {count} image tasks learned in sequence, earlier ones lose {most} in any seed{also}. One "
+        f"network fine-tuned on one task after another loses {theirs['mean']:.1f} points for each earlier task "
+        f"({theirs['min']:.1f} to {theirs['max']:.1f}). A network for each task is {abs(gap):.1f} points "
+        f"{'ahead of' if gap >= 0 else 'behind'} the subnetworks. *{_scope(rows)}, a fixed number of epochs, the task "
+        "known at test.*"
     )
 
 
@@ -167,19 +186,18 @@ def limits(shown: pd.DataFrame) -> str:
     if points.empty:
         return ""
     last, before = sorted(points.index.get_level_values("count").unique())[-1:-3:-1]
-    cells = {
-        count: [f"{points.loc[(arm, count), 'mean']:.1f}" for arm in ("multitask", "random", "small")]
-        for count in (last, before)
-    }
     ours, random = points.loc[("multitask", last)], points.loc[("random", last)]
     breaks = ours["max"] < random["min"]
     title = "It breaks where weights are scarce" if breaks else f"No break up to {last} tasks"
     rows = shown[shown["experiment"] == "capacity"]
+    words = {"multitask": "the paper's weights", "random": "random weights", "small": "small dense networks of as many"}
+    said = []
+    for arm, name in words.items():
+        then, now = points.loc[(arm, before)], points.loc[(arm, last)]
+        said.append(f"{name} {then['mean']:.1f}, then {now['mean']:.1f} % ({now['min']:.1f} to {now['max']:.1f})")
     return (
-        f"**{title}.** With {last} tasks in one network, weights chosen as in the paper give {cells[last][0]} % "
-        f"({ours['min']:.1f} to {ours['max']:.1f}), as many chosen at random {cells[last][1]} % ({random['min']:.1f} "
-        f"to {random['max']:.1f}), small dense networks with as many {cells[last][2]} %; with {before} tasks it is "
-        f"{cells[before][0]}, {cells[before][1]} and {cells[before][2]} % ({_scope(rows)}, trained to convergence)."
+        f"**{title}.** Mean accuracy with {before}, then {last} tasks in one network: {'; '.join(said)}. "
+        f"*{_scope(rows)}, trained to convergence.*"
     )
 
 
@@ -195,17 +213,20 @@ def starving(shown: pd.DataFrame) -> str:
     if evened.empty:
         return ""
     seeds, capped = evened["seeds"].iloc[0], evened["capped"].sum() + left["capped"].sum()
-    size = {"paper": "the published width", "laptop": "a smaller network"}[rows["profile"].iloc[0]]
+    size = {"paper": "The published width", "laptop": "A smaller network"}[rows["profile"].iloc[0]]
     scope = f"{size}, fewer images, {seeds} seeds, 90 % intervals, " + (
         "ended by a cap on epochs where it says so" if capped else "trained to convergence"
     )
     smallest = rows["arm"].str.match(rf"density {found['density'].iloc[0]:g} (?!random).*, cut, redrawn, converged$")
     starved = rows.loc[smallest, "dead_outputs"].gt(0).any() if "dead_outputs" in rows else False
-    ahead = f" Random weights are then still ahead on {_points(left, ' by')}." if len(left) else ""
+    share = f"{100 * found['density'].iloc[0]:g} % of the weights each"
+    opening = f"Of two tasks with {share} some outputs own none. Giving" if starved else f"With {share}, giving"
+    others = [task for task in evened["task"] if task not in set(left["task"])]
+    unshown = f"; on {', '.join(map(title, others))} that is not shown" if len(left) and others else ""
+    ahead = f" Even then random weights are ahead on {_points(left, ' by')}{unshown}." if len(left) else ""
     return (
-        f"In another experiment ({scope}) two tasks keep {100 * found['density'].iloc[0]:g} % each"
-        f"{', and outputs are left without any weight' if starved else ''}. Sharing as many evenly between the outputs "
-        f"gives, in points, {_points(evened)}.{ahead}"
+        f"  - {opening} all outputs of a head equally many raises the paper's choice by, in points, "
+        f"{_points(evened)}.{ahead} *{scope}.*"
     )
 
 
@@ -220,5 +241,5 @@ def _points(rows: pd.DataFrame, by: str = "") -> str:
 
 def _scope(rows: pd.DataFrame) -> str:
     profile, seeds = rows["profile"].iloc[0], rows["seed"].nunique()
-    size = {"paper": "the published size", "laptop": "a smaller network, fewer images"}[profile]
-    return f"{size}, {seeds} seed{'s' * (seeds != 1)}, range in brackets"
+    size = {"paper": "The published size", "laptop": "A smaller network, fewer images"}[profile]
+    return f"{size}, {seeds} seed{'s' * (seeds != 1)}, ranges over seeds"
