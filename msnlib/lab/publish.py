@@ -130,8 +130,8 @@ def _published_cell(experiment: str, task: str, arm: str, metric: str, ours: pd.
 
 
 def claim_section(table: pd.DataFrame) -> str:
-    """Return the answer to the claim as Markdown: `claim_table`'s rows, a table per stopping rule; a sentence for each
-    experiment and for all of one profile; what a verdict rests on; and what was not tested.
+    """Return the answer to the claim as Markdown: a sentence for each experiment and for all of one profile;
+    `claim_table`'s rows, a table per stopping rule; what a verdict rests on; and what was not tested.
     """
     if table.empty:
         return "No run yet has a task with a margin in both networks."
@@ -150,7 +150,7 @@ def claim_section(table: pd.DataFrame) -> str:
             else []
         )
         parts.append(f"**{_TITLES['' if rule == 'authors' else rule]}**\n\n{markdown(header, lines, first_number=2)}")
-    return "\n\n".join([*parts, "\n".join([*_answers(table), *_remarks(table)])])
+    return "\n\n".join(["\n".join(_answers(table)), *parts, "\n".join(_remarks(table))]).rstrip()
 
 
 def _claim_line(row: Any, counts: bool, dead: bool) -> list[str]:
