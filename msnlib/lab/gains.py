@@ -23,9 +23,9 @@ def gains_section(records: pd.DataFrame) -> str:
     """
     shown, lines = headline(records[records["profile"] == "paper"]), []
     for experiment, task in published_table()[["id", "task"]].drop_duplicates().itertuples(index=False):
-        figures = [published_value(experiment, task, arm, "accuracy") for arm in ARMS]
         own = shown[shown["experiment"].eq(experiment) & shown["task"].eq(task) & shown["metric"].eq("accuracy")]
         pair = [repeating_arm(experiment, task, arm) for arm in ARMS]
+        figures = [published_value(experiment, task, arm, "accuracy") for arm in pair]
         if None in figures or not set(pair) <= set(own["arm"]):
             continue
         by_rule = [between(own, task, *(arm + ending for arm in pair)) for ending in ("", ", converged")]
