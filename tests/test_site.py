@@ -131,7 +131,7 @@ def test_every_name_of_the_package_is_in_the_reference(site):
 
 def test_the_front_page_shows_the_records(site):
     text = (site / "index.html").read_text()
-    shown = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
+    shown = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).replace("\u2019", "'").split())  # straight quotes
     (found,) = re.findall(r"<!-- findings:.*?-->\n\n(.*?)\n\n<!-- end", (ROOT / "README.md").read_text(), re.DOTALL)
     for line in found.splitlines():  # the very words of the README
         assert " ".join(re.sub(r"^ *- |[*]", "", line).split()) in re.sub(r" ([.;,)])", r"\1", shown)
