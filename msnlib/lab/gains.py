@@ -63,6 +63,7 @@ def controls_section(records: pd.DataFrame, ending: str = ", converged") -> str:
         table = table if len(table) >= len(table.columns) else table.T  # the longer side downwards
         body = [[name, *texts] for name, texts in zip(table.index, table.values, strict=True)]
         seeds = own["seed"].nunique()
-        scope = f"**{named(experiment)}, `paper`, {seeds} seed{'s' * (seeds != 1)}**"
+        name = named(experiment)
+        scope = f"**{name[0].upper()}{name[1:]}, `paper`, {seeds} seed{'s' * (seeds != 1)}**"
         parts.append(f"{scope}\n\n{markdown(['%', *table.columns], body, first_number=1)}")
     return "\n\n".join(parts) or "No run is made yet."
