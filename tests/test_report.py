@@ -638,6 +638,7 @@ def test_what_is_exploration_is_named_beside_the_claim():
     decided, early = _case(converged=0.0, authors=0.0), _case("E10", "exploration", converged=0.0, authors=0.0)
     assert "exploration" not in loss(pd.DataFrame(decided))
     assert loss(pd.DataFrame(decided + early)).endswith("; exploration, not counted: E10.*")
+    assert loss(pd.DataFrame(early)).endswith("; all of it exploration.*")  # counted, for want of others
 
 
 def test_findings_say_what_the_records_say_and_their_headings_follow(out):

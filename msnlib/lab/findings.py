@@ -70,11 +70,11 @@ def loss(claim: pd.DataFrame) -> str:
         "Beyond it as a whole are {}. {}.",
         "Ended by the cap on epochs were {}. {}.",
     ]
-    parts, named = [], set()
+    parts, known = [], set()
     for words, word in zip(told, (*_VERDICTS, CAPPED), strict=True):
         found = decided[decided["verdict"] == word]
-        parts += [words.format(len(found), _by_experiment(found, named))] * bool(len(found))
-        named |= set(found["experiment"])
+        parts += [words.format(len(found), _by_experiment(found, known))] * bool(len(found))
+        known |= set(found["experiment"])
     alone = decided[decided["without_one_verdict"].notna() & decided["without_one_verdict"].ne(decided["verdict"])]
     parts += [f"The verdict on {_case(row)} rests on a single test example." for row in alone.itertuples()]
     lost = ", ".join(f"{_case(row)} {_more(row)}" for row in decided.itertuples() if row.high < 0)
@@ -86,7 +86,8 @@ def loss(claim: pd.DataFrame) -> str:
     parts += [f"Stopped as the authors did, {other}."] * bool(other)
     scope = f"The published size, trained to convergence, {' or '.join(counts)} seeds, 90 % intervals; margins: "
     scope += _margins(decided)
-    scope += f"; exploration, not counted: {', '.join(early)}" if len(early) else ""
+    if len(early):
+        scope += f"; exploration, not counted: {', '.join(early)}" if made.any() else "; all of it exploration"
     return "\n".join(
         [
             f"**No loss on any task, against a network of its own: of {len(verdicts)} experiments of the paper "
@@ -152,8 +153,8 @@ def _margins(rows: pd.DataFrame) -> str:
         ]
     )
     *others, most = found["words"].value_counts(ascending=True, sort=True).index
-    named = [f"{words} on {', '.join(map(title, found.loc[found['words'] == words, 'task']))}" for words in others]
-    return ", ".join([*named, f"{most} on the others" if others else most])
+    others = [f"{words} on {', '.join(map(title, found.loc[found['words'] == words, 'task']))}" for words in others]
+    return ", ".join([*others, f"{most} on the others" if others else most])
 
 
 def forgetting(shown: pd.DataFrame) -> str:
