@@ -15,7 +15,7 @@ import pytest
 from tiny import PACKAGE, PARAMETERS, RECORD, ended, files, good_notebook, msn, write_notebook
 
 import msnlib
-from msnlib.command import runner
+from msnlib.command import forking, runner
 from msnlib.command.environment import kernel_environment
 from msnlib.command.jobs import choose_notebooks, plan
 from msnlib.files import UsageError
@@ -339,6 +339,59 @@ def test_ctrl_c_kills_the_kernels_and_leaves_nothing(tmp_path):
     assert ended(int(pid.read_text()))
     assert files(tmp_path / "out") == [] and not (tmp_path / "out/01_slow").exists()
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.skipif(not forking.CAN_FORK, reason="jobs are forked on Linux alone")
+def test_a_forked_job_is_as_one_that_starts_from_nothing(tmp_path, monkeypatch):
+    show = """import multiprocessing, os, subprocess, sys, tempfile, warnings
+import matplotlib, torch
+print(sorted(os.environ), sys.path, len(sys.argv), sys.stdin.read(), sys.flags, hash("a"), __name__)
+print(os.getsid(0) == os.getpid(), torch.get_num_threads(), matplotlib.rcParams)
+print(subprocess.run("cat", capture_output=True, check=True).stdout, os.environ["MSNLIB_STORE"])
+folder = tempfile.TemporaryDirectory()  # removed by no one but the end of Python
+warnings.warn("watch out")
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    print(pool.map(abs, [-1]))"""
+    draw = "import matplotlib.pyplot as plt, seaborn\nfigure, axes = plt.subplots()\naxes.plot([0, 1]);"
+    net = """from msnlib import Task, allocate, dense_network, fit, seed_everything
+seed_everything(0)
+x = torch.rand(64, 5, generator=torch.Generator().manual_seed(0))
+task = Task("a", "classification", *3 * [(x, (x[:, 0] > 0.5).long())], outputs=2, batch_size=8)
+net = dense_network([task], width=8, depth=2)
+allocate(net, "a", density="free")
+fit(net, task, epochs=2).table.drop(columns="seconds").to_dict()"""
+    for name in ("01_a", "02_b"):  # a single one is not forked
+        write_notebook(tmp_path / "notebooks", name, show, draw, net, RECORD.replace("NAME", f"'{name}'"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    (tmp_path / "temporary").mkdir()
+    runs = {}
+    for can_fork in (True, False):
+        monkeypatch.setattr(runner, "CAN_FORK", can_fork)
+        outcomes = list(
+            runner.run_jobs(plan(choose_notebooks(tmp_path / "notebooks", []), "quick", [0]), tmp_path / f"{can_fork}")
+        )
+        assert [outcome.note for outcome in outcomes] == ["", ""]
+        runs[can_fork] = [
+            json.dumps([cell.get("outputs") for cell in json.loads(path.read_text())["cells"]], indent=1)
+            for path in sorted((tmp_path / f"{can_fork}").rglob("*.ipynb"))
+        ]
+    assert runs[True] == runs[False] and "image/png" in runs[True][0]
+    assert [left.name for left in (tmp_path / "temporary").iterdir() if "torchinductor" not in left.name] == []
+
+
+@pytest.mark.skipif(not forking.CAN_FORK, reason="jobs are forked on Linux alone")
+def test_jobs_start_from_nothing_when_what_they_are_forked_from_has_ended(tmp_path, monkeypatch):
+    class Ended(forking.Source):
+        def __init__(self):
+            super().__init__()
+            self._process.kill()
+
+    monkeypatch.setattr(runner, "Source", Ended)
+    for name in ("01_a", "02_b"):
+        good_notebook(tmp_path / "notebooks", name)
+    jobs = plan(choose_notebooks(tmp_path / "notebooks", []), "quick", [0])
+    assert [outcome.state for outcome in runner.run_jobs(jobs, tmp_path / "out")] == ["done", "done"]
 
 
 def test_a_kernel_takes_no_port_that_another_could_take_first(tmp_path, capsys):

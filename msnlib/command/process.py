@@ -15,10 +15,12 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import psutil
 
 from msnlib.command.environment import kernel_environment, store_of
+from msnlib.command.forking import Fork, Source
 from msnlib.command.jobs import Job
 from msnlib.files import write_json
 from msnlib.lab.notebooks import normalised, read_notebook
@@ -60,8 +62,8 @@ def make_shared(folder: Path) -> None:
 class Process:
     """One running job: its process, its scratch folder and the hidden folder that becomes the result."""
 
-    def __init__(self, job: Job, out: Path, stored: bool = True):
-        self.job, self.stored = job, stored
+    def __init__(self, job: Job, out: Path, stored: bool = True, source: Source | None = None):
+        self.job, self.stored, self.source = job, stored, source
         self.target = out / job.folder
         make_shared(self.target.parent)
         self.scratch = Path(tempfile.mkdtemp(prefix="msn-"))
@@ -92,21 +94,29 @@ class Process:
             "progress_bar": False,
             "extra_arguments": ["--IPKernelApp.log_level=ERROR"],
         }
-        self.start = time.monotonic()
         write_json(self.part / "run.json", {"host": platform.node(), "pid": os.getpid(), "started": time.time()})
+        work, environment = self.scratch / "work", self._environment()
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(
+            self.process = self._forked(log, work, environment) or subprocess.Popen(
                 [sys.executable, "-m", "msnlib.command.process"],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 text=True,
-                cwd=self.scratch / "work",
-                env=self._environment(),
+                cwd=work,
+                env=environment,
                 start_new_session=True,  # a Ctrl-C at the terminal is handled here, once
             )
+        self.start = time.monotonic()  # that the source imports is no part of this job
         with suppress(BrokenPipeError):
             print(json.dumps(arguments), file=self.process.stdin, flush=True)
+
+    def _forked(self, log: TextIO, work: Path, environment: dict[str, str]) -> Fork | None:
+        """Return the process as a fork; None where there is nothing to fork from, or no more."""
+        if self.source is not None:
+            with suppress(ConnectionError):
+                return self.source.fork(log.fileno(), work, environment)
+        return None
 
     def _environment(self) -> dict[str, str]:
         own = {

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from msnlib.command.forking import CAN_FORK, Source
 from msnlib.command.jobs import Job
 from msnlib.command.process import POLL_SECONDS, Outcome, Process, failed_folder, make_shared
 from msnlib.files import UsageError
@@ -41,19 +42,23 @@ def run_jobs(
     """
     out = prepare(out)
     stop = threading.Event()
+    to_run = []
+    for job in jobs:
+        outcome = None if force else skipped(job, out)
+        if outcome is None:
+            to_run.append(job)
+        else:
+            yield outcome
     pool = ThreadPoolExecutor(workers)
+    source = Source() if CAN_FORK and len(to_run) > 1 else None
     try:
-        futures = []
-        for job in jobs:
-            outcome = None if force else skipped(job, out)
-            if outcome is None:
-                futures.append(pool.submit(run_job, job, out, force, timeout, stop.is_set, stored))
-            else:
-                yield outcome
+        futures = [pool.submit(run_job, job, out, force, timeout, stop.is_set, stored, source) for job in to_run]
         for future in as_completed(futures):
             yield future.result()
     finally:
         stop.set()
+        if source is not None:
+            source.end()
         pool.shutdown(cancel_futures=True)
 
 
@@ -97,8 +102,10 @@ def run_job(
     timeout: float | None = None,
     stop: Callable[[], bool] = lambda: False,
     stored: bool = True,
+    source: Source | None = None,
 ) -> Outcome | None:
-    """Run one job in a process of its own and return its outcome; None when ``stop`` said so before it ended.
+    """Run one job in a process of its own, forked from ``source`` if there is one, and return its outcome; None when
+    ``stop`` said so before it ended.
 
     Only one caller runs a job into a folder at a time; another one waits, and then finds it done. What a killed one
     left behind is removed.
@@ -120,7 +127,7 @@ def run_job(
             return Outcome(job, "failed", failed_folder(target), note=note)
         for left in target.parent.glob(f".{glob.escape(target.name)}.*"):
             shutil.rmtree(left, ignore_errors=True)
-        process = Process(job, out, stored)
+        process = Process(job, out, stored, source)
         while not stop():
             outcome = process.poll(timeout)
             if outcome is not None:
