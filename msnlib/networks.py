@@ -128,6 +128,17 @@ class MultitaskNetwork(nn.Module):
         return row
 
 
+def behaviour(module: nn.Module) -> str | None:
+    """What a masked layer or `MultitaskNetwork` does that no module made from its weights would do, if anything."""
+    kind = next((kind for kind in (MaskedLinear, MaskedConv2d, MultitaskNetwork) if isinstance(module, kind)), None)
+    if kind is None:
+        return None
+    own_class = type(module).forward is not kind.forward and type(module).plain is kind.plain
+    if own_class or "forward" in vars(module):
+        return "a forward of its own"
+    return "a forward hook" if module._forward_hooks or module._forward_pre_hooks else None
+
+
 def dense_network(
     tasks: Iterable[Task] = (), inputs: int | None = None, width: int = 1000, depth: int = 6, scale: float = 1.0
 ) -> MultitaskNetwork:

@@ -23,6 +23,7 @@ from msnlib import (
     PerTask,
     allocate,
     dense_network,
+    export_onnx,
     extract,
     inspect,
     load,
@@ -164,7 +165,9 @@ def test_a_users_module_is_filled(users_module, same, tmp_path):
     for task in ("a", "b"):
         allocate(net, task, 0.3, "random")
     save(net, path)
-    with pytest.raises(ValueError, match=r"net\.safetensors: not made by a builder of msnlib; give load\(path, net="):
+    with pytest.raises(
+        ValueError, match=r"net\.safetensors: not made by a builder of msnlib, or .*; give load\(path, net="
+    ):
         load(path)
     other = convolutional(users_module).eval()
     allocate(other, "a", 1.0, "random")
@@ -203,6 +206,70 @@ def test_a_module_used_twice_can_be_saved(same, tmp_path):
     fresh = MaskedLinear(4, 4)
     loaded = load(tmp_path / "net.safetensors", net=nn.Sequential(fresh, nn.ReLU(), fresh))
     assert same(bits(loaded), bits(net)) and loaded[0] is loaded[2]
+
+
+class _Louder(MultitaskNetwork):
+    def forward(self, x, task=None):
+        return 2 * super().forward(x, task)
+
+
+def _hooked(net):
+    net.trunk[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
+def _own_forward(net):
+    net.heads["a"].forward = torch.relu
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net: net.trunk.__setitem__(1, nn.Tanh()),
+        lambda net: net.trunk.append(nn.Dropout(0.9)),
+        lambda net: net.trunk.__setitem__(1, nn.LeakyReLU(0.5)),
+        lambda net: net.stems.__setitem__("a", nn.Flatten(1, 2)),
+        lambda net: setattr(net, "__class__", _Louder),
+        _hooked,
+        _own_forward,
+    ],
+    ids=["other module", "one more", "other setting", "other stem", "other class", "hook", "forward"],
+)
+def test_a_builders_network_that_was_changed_is_not_rebuilt_as_it_was(change, same, tmp_path):
+    """What was built anew would take the weights and give other outputs."""
+
+    def built():
+        net = dense_network(inputs=6, width=5, depth=2)
+        net.add_task("a", (6,), 2)
+        change(net)
+        return net
+
+    net = built()
+    allocate(net, "a", 0.5, "random")
+    save(net, tmp_path / "net.safetensors")
+    with pytest.raises(ValueError, match="not made by a builder of msnlib, or changed afterwards"):
+        load(tmp_path / "net.safetensors")
+    assert same(bits(load(tmp_path / "net.safetensors", built())), bits(net))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (_hooked, "trunk.0 has a forward hook, which its plain copy would not have: remove it"),
+        (_own_forward, "heads.a has a forward of its own, which its plain copy would not have: remove it"),
+        (lambda net: setattr(net, "__class__", _Louder), "the network has a forward of its own, which "),
+    ],
+)
+def test_what_a_plain_copy_would_lose_is_refused(change, message, same, tmp_path):
+    net = dense_network(inputs=6, width=5, depth=2)
+    net.add_task("a", (6,), 2)
+    allocate(net, "a", 0.5, "random")
+    change(net)
+    before = bits(copy.deepcopy(net))
+    for ask in (lambda: extract(net, "a"), lambda: export_onnx(net, "a", tmp_path / "net.onnx")):
+        with pytest.raises(ValueError) as error:
+            ask()
+        assert str(error.value).startswith(message)
+    assert same(bits(net), before) and list(tmp_path.iterdir()) == []
 
 
 def test_a_network_without_tasks_can_be_saved(tmp_path):

@@ -21,7 +21,7 @@ from msnlib.exchange.conversion import is_converted, plain
 from msnlib.files import one_line, replacing
 from msnlib.isolation import load_freely
 from msnlib.layers import MaskedConv2d, MaskedLinear
-from msnlib.networks import MultitaskNetwork
+from msnlib.networks import MultitaskNetwork, behaviour
 from msnlib.seeding import stream
 from msnlib.subnetworks import check_known
 from msnlib.switches import PerTask
@@ -53,7 +53,8 @@ def extract(net: nn.Module, task: str, format: str = "dense", batch_size: int = 
             others are computed as well.
 
     Raises:
-        ValueError: unknown task or format, a batch without examples, or a network that the format is not for.
+        ValueError: unknown task or format, a batch without examples, a network that the format is not for, or one with
+            a masked layer, or of msnlib's builders, that has hooks or a ``forward`` of its own: they would be lost.
     """
     if format not in FORMATS:
         raise ValueError(f"format {format!r} is not one of {', '.join(FORMATS)}")
@@ -165,7 +166,10 @@ def example_of(net: nn.Module, task: str, count: int) -> Tensor:
 
 def _dense(net: nn.Module, task: str) -> nn.Module:
     copies: dict[int, nn.Module] = {}
-    for module in reversed(list(net.modules())):  # inner modules first, so that outer ones take in their plain copies
+    # inner modules first, so that outer ones take in their plain copies
+    for name, module in reversed(list(net.named_modules())):
+        if addition := behaviour(module):
+            raise ValueError(f"{name or 'the network'} has {addition}, which its plain copy would not have: remove it")
         if isinstance(module, MaskedLinear | MaskedConv2d):
             if task in module.weight:
                 copies[id(module)] = module.plain(task)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from msnlib.files import one_line, replacing
 from msnlib.isolation import load_whole
 from msnlib.layers import Subnetwork
-from msnlib.networks import BUILDERS, MultitaskNetwork
+from msnlib.networks import BUILDERS, MultitaskNetwork, behaviour
 from msnlib.subnetworks import shared_tensors, tasks
 
 FORMAT = 3
@@ -54,8 +54,8 @@ def load(path: str | os.PathLike, net: nn.Module | None = None) -> nn.Module:
 
     Args:
         path: the file.
-        net: for networks not made by a builder of msnlib: a module of the same structure, filled and returned. Tasks
-            it holds are replaced by the file's. After an error it is what it was.
+        net: for networks not made by a builder of msnlib, or changed since: a module of the same structure, filled and
+            returned. Tasks it holds are replaced by the file's. After an error it is what it was.
 
     Raises:
         FileNotFoundError: no such file.
@@ -80,7 +80,7 @@ def inspect(path: str | os.PathLike) -> dict[str, Any]:
     """What a file of :func:`save` holds; reads its header and positions, not its values.
 
     Returns:
-        - ``format``; ``network``: how to rebuild it, None if no builder of msnlib made it.
+        - ``format``; ``network``: how to rebuild it, None if no builder of msnlib made it as it is.
         - ``tasks``: name -> entries, density, reads; in the order in which they were allocated.
         - ``overlap``: (task, task) -> how many entries both own; only pairs that share some.
         - ``bytes``: of the values, the positions, the tensors that are no shares (``own``: embeddings, norms), the rest
@@ -251,16 +251,31 @@ def _describe(net: nn.Module) -> dict[str, Any]:
     if isinstance(net, MultitaskNetwork) and net.config:
         dtype = str(next(iter(shared_tensors(net).values())).like.dtype).removeprefix("torch.")
         network = {**net.config, "dtype": dtype, "declared": net.declared}
+        if _structure(_built(network)) != _structure(net):  # changed since: what is built anew would not be this one
+            network = None
     return {"format": FORMAT, "network": network, "tasks": found}
+
+
+def _structure(net: nn.Module) -> list[tuple[str, type, str, str | None]]:
+    """All of a network but its tasks' entries."""
+    parts = ((name, module) for name, module in net.named_modules() if not isinstance(module, Subnetwork))
+    return [(name, type(module), module.extra_repr(), behaviour(module)) for name, module in parts]
 
 
 def _rebuild(path: Path, metadata: dict[str, Any]) -> MultitaskNetwork:
     if not metadata.get("network"):
-        raise ValueError(f"{path}: not made by a builder of msnlib; give load(path, net=...) a module of its structure")
-    config = dict(metadata["network"])
-    builder, dtype, declared = config.pop("builder"), config.pop("dtype"), config.pop("declared")
-    if builder not in BUILDERS:
+        raise ValueError(
+            f"{path}: not made by a builder of msnlib, or changed afterwards; "
+            "give load(path, net=...) a module of its structure"
+        )
+    if (builder := metadata["network"]["builder"]) not in BUILDERS:
         raise ValueError(f"{path}: builder {builder!r} is not one of {', '.join(BUILDERS)}")
+    return _built(metadata["network"])
+
+
+def _built(network: dict[str, Any]) -> MultitaskNetwork:
+    config = dict(network)
+    builder, dtype, declared = config.pop("builder"), config.pop("dtype"), config.pop("declared")
     net = BUILDERS[builder](**config)
     for name, task in declared.items():
         net.add_task(name, **task)
