@@ -9,7 +9,8 @@ UV_VERSION := 0.13.9
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 UV := $(VENV)/bin/uv --system-certs
-JOBS ?= 2
+PROCESSORS := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+JOBS ?= $(shell echo $$(($(PROCESSORS) < 8 ? $(PROCESSORS) : 8)))
 
 .PHONY: help environment test reproduce report site slides notebooks lint lock
 
