@@ -163,7 +163,7 @@ def set_values(net: nn.Module, task: str, values: Mapping[str, Tensor]) -> None:
         values: name as in :func:`shared_tensors` -> tensor of its shape, of which the task's own entries are taken.
 
     Raises:
-        ValueError: unknown task or name, another shape; nothing was set.
+        ValueError: unknown task or name, no real tensor, another shape; nothing was set.
         FrozenTaskError: a later task reads this one's entries.
 
     Example:
@@ -176,6 +176,9 @@ def set_values(net: nn.Module, task: str, values: Mapping[str, Tensor]) -> None:
     for name, value in values.items():
         if name not in held:
             raise ValueError(f"task {task!r} owns nothing in {name!r}, only in: {', '.join(held)}")
+        usual = isinstance(value, Tensor) and value.layout is torch.strided
+        if not usual or value.is_complex() or value.is_meta:
+            raise ValueError(f"{name} must be given a dense tensor of real numbers, not {_kind(value)}")
         if value.shape != held[name].shape:
             raise ValueError(f"{name} has shape {tuple(held[name].shape)}, the values given {tuple(value.shape)}")
     for name, value in values.items():
@@ -185,6 +188,11 @@ def set_values(net: nn.Module, task: str, values: Mapping[str, Tensor]) -> None:
 
 class FrozenTaskError(RuntimeError):
     """A task that others read was to be trained or released."""
+
+
+def _kind(value: Any) -> str:
+    kind = type(value).__name__
+    return f"{kind} ({value.layout}, {value.dtype}, {value.device})" if isinstance(value, Tensor) else kind
 
 
 def _short(task: Any) -> str:

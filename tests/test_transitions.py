@@ -208,6 +208,10 @@ def test_values_that_do_not_fit_are_refused_before_any_is_set(make, snapshot, sa
         ("c", ones, "no task 'c'"),
         ("a", ones | {"weight": torch.ones(1)}, "'a' owns nothing in 'weight', only in: "),
         ("a", ones | {last: torch.ones(9, 9)}, rf"{last} has shape \(.*\), the values given \(9, 9\)"),
+        ("a", ones | {last: ones[last].numpy()}, f"{last} must be given a dense tensor of real numbers, not ndarray"),
+        ("a", ones | {last: ones[last].to(torch.complex64)}, r"not Tensor \(torch.strided, torch.complex64, cpu\)"),
+        ("a", ones | {last: ones[last].to_sparse()}, r"not Tensor \(torch.sparse_coo, torch.float32, cpu\)"),
+        ("a", ones | {last: ones[last].to("meta")}, r"not Tensor \(torch.strided, torch.float32, meta\)"),
     ):
         with pytest.raises(ValueError, match=says):
             set_values(net, task, values)
