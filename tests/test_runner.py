@@ -394,6 +394,20 @@ def test_jobs_start_from_nothing_when_what_they_are_forked_from_has_ended(tmp_pa
     assert [outcome.state for outcome in runner.run_jobs(jobs, tmp_path / "out")] == ["done", "done"]
 
 
+@pytest.mark.parametrize("can_fork", [True, False] if forking.CAN_FORK else [False])
+def test_a_killed_job_is_told_and_its_kernel_ends(can_fork, tmp_path, monkeypatch):
+    tell = f"import os, pathlib\npathlib.Path({str(tmp_path)!r}, name).write_text(f'{{os.getppid()}} {{os.getpid()}}')"
+    for name, then in (("01_a", "import time\ntime.sleep(600)"), ("02_b", "1 / 0")):
+        write_notebook(tmp_path / "notebooks", name, f"name = {name!r}\n{tell}", then)
+    monkeypatch.setattr(runner, "CAN_FORK", can_fork)
+    outcomes = runner.run_jobs(plan(choose_notebooks(tmp_path / "notebooks", []), "quick", [0]), tmp_path / "out", 2)
+    assert next(outcomes).note == "ZeroDivisionError: division by zero"
+    job, kernel = map(int, (tmp_path / "01_a").read_text().split())
+    os.kill(job, signal.SIGKILL)
+    assert next(outcomes).note == "its process was killed; did the memory run out?"
+    assert ended(kernel)
+
+
 def test_a_kernel_takes_no_port_that_another_could_take_first(tmp_path, capsys):
     check = "import ipykernel\nassert ipykernel.get_connection_info(unpack=True)['transport'] == 'ipc'"
     write_notebook(tmp_path / "notebooks", "01_a", PACKAGE, check, RECORD.replace("NAME", "'01_a'"))

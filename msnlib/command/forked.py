@@ -64,7 +64,7 @@ def _become(environment: dict[str, str], streams: dict[int, int]) -> None:
 
 
 def _job(ended: int) -> None:
-    """Run the job that standard input names, and write a byte to ``ended`` if all went well; in a fork, its kernel."""
+    """Run the job that standard input names, and write to ``ended`` how it ended; in a fork, its kernel."""
     asked, ask = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -85,6 +85,7 @@ def _job(ended: int) -> None:
         os.write(ended, b"0")
     except BaseException:
         traceback.print_exc()
+        os.write(ended, b"1")
     sys.stderr.flush()
     os._exit(0)  # a Python with PyTorch's compiler in it writes more to the log when it ends, after the error
 
@@ -100,7 +101,7 @@ def _kernel(command: list[str], environment: dict[str, str]) -> None:
     np.random.seed()  # drawn when imported, which forks have in common
     torch.seed()
     sys.argv = command[command.index("ipykernel_launcher") :]
-    IPKernelApp.launch_instance()
+    IPKernelApp.launch_instance(parent_handle=os.getppid())  # it ends when the job has
 
 
 class ForkedKernel(LocalProvisioner):
@@ -111,7 +112,7 @@ class ForkedKernel(LocalProvisioner):
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Send the command to the process that waits."""
-        environment = kwargs["env"] | {"JPY_PARENT_PID": str(os.getpid())}  # the kernel ends when this process has
+        environment = kwargs["env"] | {"JPY_PARENT_PID": str(os.getpid())}
         with open(self.ask, "w") as pipe:
             json.dump({"command": cmd, "environment": environment}, pipe)
         self.process, self.pgid = _Child(self.pid), self.pid

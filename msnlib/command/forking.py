@@ -71,34 +71,28 @@ class Source:
 
 
 class Fork:
-    """A forked job, to its user like a `subprocess.Popen`; of its exit status is known only whether it is 0."""
+    """A forked job, to its user like a `subprocess.Popen`."""
 
     def __init__(self, pid: int, stdin: int, state: int):
-        self.pid, self.returncode = pid, None
+        self.pid, self._state = pid, state
         self.stdin = os.fdopen(stdin, "w")
-        self._state: int = state
+        self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """Return the exit status once the job has ended. A job that ended well has written a byte before."""
-        return self._ended(0)
+        """Return None while the job goes on, then 0 or 1, as it wrote before it ended, or -9: it was killed."""
+        if self.returncode is None and select.select([self._state], [], [], 0)[0]:
+            self.wait()
+        return self.returncode
 
     def wait(self) -> int:
         """Wait for the end of the job and return its exit status."""
-        return self._ended(None)
+        if self.returncode is None:
+            with os.fdopen(self._state) as state:
+                self.returncode = int(state.read() or -signal.SIGKILL)
+        return self.returncode
 
     def kill(self) -> None:
         """Kill the job unless it has ended."""
         if self.poll() is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-
-    def _ended(self, timeout: float | None) -> int | None:
-        well = False
-        while self.returncode is None and select.select([self._state], [], [], timeout)[0]:
-            if os.read(self._state, 1):
-                well = True
-                timeout = None
-            else:
-                os.close(self._state)
-                self.returncode = 0 if well else 1
-        return self.returncode

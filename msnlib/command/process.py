@@ -215,6 +215,8 @@ class Process:
                     if output["output_type"] == "error":
                         last = output["evalue"].strip().splitlines()[-1:]
                         return ": ".join([output["ename"], *last])
+        if self.process.returncode < 0:
+            return "its process was killed; did the memory run out?"
         lines = self.log.read_text(errors="replace").strip().splitlines()
         full = "; the disk is full" if shutil.disk_usage(self.part).free < 2**16 else ""
         return (lines[-1] if lines else f"exit code {self.process.returncode}") + full
