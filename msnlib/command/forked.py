@@ -1,7 +1,7 @@
 """The process that jobs are forked from, and what is forked from it: a job's process, and from that its kernel.
 
 A fork is safe only while its process has no threads, so the first imports and waits, and a job's process forks that of
-its kernel before anything else. Each leaves through `main`, so that it ends as any Python program does.
+its kernel before anything else. The kernel leaves through `main`, so that it ends as any Python program does.
 """
 
 import gc
