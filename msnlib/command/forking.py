@@ -49,7 +49,7 @@ class Source:
     def fork(self, log: int, cwd: Path, environment: dict[str, str]) -> "Fork":
         """Return a new `msnlib.command.process` that writes to the open file ``log``.
 
-        Raises `ConnectionError` when the source has ended.
+        Raises `OSError` when it cannot, as the source has ended for example.
         """
         stdin, ours = os.pipe()
         state, ended = os.pipe()

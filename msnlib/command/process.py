@@ -114,7 +114,7 @@ class Process:
     def _forked(self, log: TextIO, work: Path, environment: dict[str, str]) -> Fork | None:
         """Return the process as a fork; None where there is nothing to fork from, or no more."""
         if self.source is not None:
-            with suppress(ConnectionError):
+            with suppress(OSError):
                 return self.source.fork(log.fileno(), work, environment)
         return None
 
