@@ -561,7 +561,8 @@ def _save_limits(out, **values):
         run.save()
         run = Run("capacity", notebook="10_a", profile="laptop", seed=seed)
         for count, arm in itertools.product((4, 8), ("multitask", "random", "small")):
-            run.add(task="mean", arm=f"{arm} T={count}", metric="accuracy", value=values[arm] + 0.1 * seed)
+            ended = dict(capped=(arm, count) in values.get("capped", ()))
+            run.add(task="mean", arm=f"{arm} T={count}", metric="accuracy", value=values[arm] + 0.1 * seed, **ended)
         run.save()
     (out / "claim.toml").write_text("[margins]\nmnist = 0.5\n")
     return findings(read_records(out), claim_table(out, read_design(out / "claim.toml")))
@@ -642,12 +643,15 @@ def test_what_is_exploration_is_named_beside_the_claim():
 
 
 def test_findings_say_what_the_records_say_and_their_headings_follow(out):
-    kept, full = _save_limits(out, ours=0.0, theirs=30.0, multitask=80.0, random=90.0, small=88.0).splitlines()
+    accuracies = dict(ours=0.0, theirs=30.0, multitask=80.0, random=90.0, small=88.0)
+    kept, full = _save_limits(out, **accuracies).splitlines()
     assert kept.startswith("- **Nothing is forgotten, by construction.** Of 1 image tasks")
     assert "33.0 points for each earlier task (30.0 to 36.0)" in kept and "freezes weights" not in kept
     assert "is 1.0 points ahead of the subnetworks. *A smaller network, fewer images, 3 seeds" in kept
     assert full.startswith("- **It breaks where weights are scarce.** Mean accuracy with 4, then 8 tasks")
-    assert "the paper's weights 80.1, then 80.1 % (80.0 to 80.2)" in full
+    assert "the paper's weights 80.1, then 80.1 % (80.0 to 80.2)" in full and full.endswith("to convergence.*")
+    full = _save_limits(out, **accuracies, capped=[("small", 8)]).splitlines()[-1]
+    assert full.endswith("a cap on epochs ended trainings in 3 of 18 means.*")
     kept, full = _save_limits(out, ours=1.0, theirs=30.0, multitask=90.0, random=90.0, small=88.0).splitlines()
     assert kept.startswith("- **Something is forgotten.**") and "lose at most 1.20 points" in kept
     assert full.startswith("- **No break up to 8 tasks.**")

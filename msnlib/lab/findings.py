@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from msnlib.lab.capacity import capacity
+from msnlib.lab.capacity import capacity, widest
 from msnlib.lab.claim import CAPPED, claim_verdicts
 from msnlib.lab.differences import Difference
 from msnlib.lab.factorial import effects
@@ -196,9 +196,13 @@ def limits(shown: pd.DataFrame) -> str:
     for arm, name in words.items():
         then, now = points.loc[(arm, before)], points.loc[(arm, last)]
         said.append(f"{name} {then['mean']:.1f}, then {now['mean']:.1f} % ({now['min']:.1f} to {now['max']:.1f})")
+    means = widest(rows)
+    means = means[means["count"].isin([before, last]) & means["choice"].isin(list(words))]
+    capped = means["capped"].eq(True).sum() if "capped" in means else 0
+    ends = f"a cap on epochs ended trainings in {capped} of {len(means)} means" if capped else "trained to convergence"
     return (
         f"**{title}.** Mean accuracy with {before}, then {last} tasks in one network: {'; '.join(said)}. "
-        f"*{_scope(rows)}, trained to convergence.*"
+        f"*{_scope(rows)}, {ends}.*"
     )
 
 
