@@ -13,21 +13,14 @@ from msnlib.lab.checklist import checklist
 from msnlib.lab.claim import claim_table
 from msnlib.lab.design import read_design, read_designs
 from msnlib.lab.findings import findings, loss
-from msnlib.lab.gains import controls_section, gains_section
+from msnlib.lab.gains import controls_section, gains_section, smaller_section
 from msnlib.lab.parameters import ParameterError
 from msnlib.lab.pooling import headline
 from msnlib.lab.power import power_table
 from msnlib.lab.publish import (
-    _CHECKLIST_MARKS,
-    _CLAIM_MARKS,
-    _CONTROLS_MARKS,
-    _EFFECTS_MARKS,
-    _GAINS_MARKS,
-    _README_MARKS,
-    _RECIPE_MARKS,
-    _RESULTS_MARKS,
+    SECTIONS,
     claim_section,
-    effects_section,
+    marks,
     publish,
     recipe_section,
     results_tables,
@@ -199,17 +192,14 @@ def test_every_number_of_readme_and_results_page_comes_from_the_committed_record
     records, design = read_records(root / "reports"), read_designs(root / "sweeps")
     claim = claim_table(root / "reports", design)
     assert (records["profile"] == "paper").any() and {"E1", "E3"} <= set(claim["experiment"])
-    for page, marks, content in [
-        ("README.md", _README_MARKS, findings(records, claim)),
-        ("docs/results.md", _RESULTS_MARKS, results_tables(records)),
-        ("docs/results.md", _CLAIM_MARKS, claim_section(claim)),
-        ("docs/results.md", _EFFECTS_MARKS, effects_section(records)),
-        ("docs/results.md", _RECIPE_MARKS, recipe_section(records)),
-        ("docs/results.md", _GAINS_MARKS, gains_section(records)),
-        ("docs/results.md", _CONTROLS_MARKS, controls_section(records)),
-        ("docs/checklist.md", _CHECKLIST_MARKS, checklist(records, claim, root / "reports", root / "notebooks")),
+    for page, name, content in [
+        ("README.md", "findings", findings(records, claim)),
+        ("docs/results.md", "claim", claim_section(claim)),
+        *[("docs/results.md", name, section(records)) for name, section in SECTIONS.items()],
+        ("docs/checklist.md", "checklist", checklist(records, claim, root / "reports", root / "notebooks")),
     ]:
-        assert f"{marks[0]}\n\n{content}\n\n{marks[1]}" in (root / page).read_text(encoding="utf-8")
+        start, end = marks(name)
+        assert f"{start}\n\n{content}\n\n{end}" in (root / page).read_text(encoding="utf-8")
     pd.testing.assert_frame_equal(pd.read_csv(root / "reports" / "claim.csv"), claim, rtol=1e-5, check_dtype=False)
     power = power_table(root / "reports", design)
     pd.testing.assert_frame_equal(pd.read_csv(root / "reports" / "power.csv"), power, rtol=1e-3, check_dtype=False)
@@ -294,6 +284,20 @@ def test_all_arms_of_a_run_stand_side_by_side_the_longer_side_downwards(out):
     two, five = controls_section(read_records(out)).split("\n\n**")
     assert [line.split("|")[1].strip() for line in two.splitlines()[4:]] == ["multitask", "random", "small"]
     assert "90.00 (2 without)" in two and "pruned" not in two
+    for seed, (own, control) in enumerate([(97.0, 96.0), (98.0, 98.5)]):
+        run = Run("E2", notebook="04_a", profile="laptop", seed=seed)
+        for arm, value in (("multitask", own), ("small", control)):
+            run.add(task="mnist", arm=f"{arm}, converged", metric="accuracy", value=value)
+        run.save()
+    (line,) = smaller_section(read_records(out)).splitlines()[2:]
+    assert [cell.strip() for cell in line.strip("|").split("|")] == [
+        "E2 MNIST",
+        "",
+        "",
+        "",
+        "+0.25 (-4.49 to +4.99)",
+        "2",
+    ]
     assert len(five.splitlines()) == 4 + 5 and "| Fashion-MNIST, no. 5 |" in five
 
 
@@ -325,10 +329,10 @@ def readme(out):
     for folder in ("docs", "sweeps"):
         (out / folder).mkdir()
     (out / "sweeps" / "claim.toml").write_text('[margins]\nmnist = 0.5\nboston = "10 %"\n')
-    others = [*_CLAIM_MARKS, *_EFFECTS_MARKS, *_RECIPE_MARKS, *_GAINS_MARKS, *_CONTROLS_MARKS]
-    (out / "docs" / "results.md").write_text("\n".join(["top", *_RESULTS_MARKS, "then", *others, "after\n"]))
-    (out / "docs" / "checklist.md").write_text("\n".join(_CHECKLIST_MARKS))
-    (out / "README.md").write_text("before\n" + "old\n".join(_README_MARKS) + "\nafter\n")
+    others = [line for name in ("claim", *SECTIONS) if name != "results" for line in marks(name)]
+    (out / "docs" / "results.md").write_text("\n".join(["top", *marks("results"), "then", *others, "after\n"]))
+    (out / "docs" / "checklist.md").write_text("\n".join(marks("checklist")))
+    (out / "README.md").write_text("before\n" + "old\n".join(marks("findings")) + "\nafter\n")
     return out / "README.md"
 
 
@@ -337,10 +341,10 @@ def test_publish_fills_the_pages_between_their_marks(out, readme):
         _save("E1", seed, value)
         _save("E1", seed, 10.0, profile="quick")
     publish(out, readme)
-    assert readme.read_text() == f"before\n{_README_MARKS[0]}\n\n\n\n{_README_MARKS[1]}\nafter\n"  # no control
+    assert readme.read_text() == f"before\n{marks('findings')[0]}\n\n\n\n{marks('findings')[1]}\nafter\n"  # no control
     page = (out / "docs" / "results.md").read_text()
     assert page.startswith(
-        f"top\n{_RESULTS_MARKS[0]}\n\n{results_tables(read_records(out))}\n\n{_RESULTS_MARKS[1]}\nthen\n"
+        f"top\n{marks('results')[0]}\n\n{results_tables(read_records(out))}\n\n{marks('results')[1]}\nthen\n"
     )
     assert "| E1 mnist (%) |" in page and "97.75 (97.00–98.50)" in page
     listed = (out / "docs" / "checklist.md").read_text()
@@ -406,15 +410,15 @@ def test_publish_answers_the_claim_between_its_marks(out, readme):
     _save_pair("E6", 0, 90.0, 90.0, task="easy")
     margins, page = out / "sweeps" / "claim.toml", out / "docs" / "results.md"
     whole, before = page.read_text(), readme.read_text()
-    page.write_text("\n".join(_RESULTS_MARKS))
+    page.write_text("\n".join(marks("results")))
     with pytest.raises(EmptyReport, match="results.md: no marks '<!-- claim"):
         publish(out, readme)
-    assert readme.read_text() == before and page.read_text() == "\n".join(_RESULTS_MARKS)  # nothing is written
+    assert readme.read_text() == before and page.read_text() == "\n".join(marks("results"))  # nothing is written
     page.write_text(whole)
     publish(out, readme)
     written = page.read_text()
-    _, rest = written.split(f"then\n{_CLAIM_MARKS[0]}\n\n")
-    lines = rest.partition(_EFFECTS_MARKS[0])[0].splitlines()
+    _, rest = written.split(f"then\n{marks('claim')[0]}\n\n")
+    lines = rest.partition(marks("effects")[0])[0].splitlines()
     assert lines[:6] == [
         "- **E1 (exploration): it holds.** Shown for mnist.",
         "- **E2 (exploration): it does not hold.** Refuted for mnist.",
@@ -438,7 +442,7 @@ def test_publish_answers_the_claim_between_its_marks(out, readme):
         "",
         "- Not tested, without a margin or a control: E6 (easy).",
         "",
-        _CLAIM_MARKS[1],
+        marks("claim")[1],
     ]
     assert pd.read_csv(out / "claim.csv")["verdict"].tolist() == ["non-inferior", "inferior", "inconclusive"]
     assert (out / "claim.png").stat().st_size > 1000

@@ -12,6 +12,8 @@ from msnlib.lab.published import published_table, published_value, repeating_arm
 from msnlib.lab.report import markdown
 
 ARMS = ("multitask", "dedicated")
+CONTROLS = ("dedicated", "pruned", "random", "small")
+ALL_ARMS = '{"arms": "all"}'
 
 
 def gains_section(records: pd.DataFrame) -> str:
@@ -49,7 +51,7 @@ def controls_section(records: pd.DataFrame, ending: str = ", converged") -> str:
         records: as `msnlib.lab.records.read_records` gives them.
         ending: of the arms' names, which tells the stopping rule.
     """
-    asked = records["overrides"].eq('{"arms": "all"}') & records["profile"].eq("paper")
+    asked = records["overrides"].eq(ALL_ARMS) & records["profile"].eq("paper")
     rows = records[asked & records["metric"].eq("accuracy") & records["arm"].str.endswith(ending)]
     parts = []
     for experiment in sorted(rows["experiment"].unique(), key=natural):
@@ -67,3 +69,27 @@ def controls_section(records: pd.DataFrame, ending: str = ", converged") -> str:
         scope = f"**{name[0].upper()}{name[1:]}, `paper`, {seeds} seed{'s' * (seeds != 1)}**"
         parts.append(f"{scope}\n\n{markdown(['%', *table.columns], body, first_number=1)}")
     return "\n\n".join(parts) or "No run is made yet."
+
+
+def smaller_section(records: pd.DataFrame) -> str:
+    """Return as Markdown how far the subnetwork is ahead of each control in `laptop`, for the experiments of
+    `controls_section`: trained to convergence, means with 90 % t intervals over seeds.
+
+    Args:
+        records: as `msnlib.lab.records.read_records` gives them.
+    """
+    shown = headline(records[records["profile"] == "laptop"])
+    asked = set(records.loc[records["overrides"].eq(ALL_ARMS), "experiment"])
+    shown = shown[shown["experiment"].isin(asked) & shown["metric"].eq("accuracy")]
+    lines = []
+    for (experiment, task), own in shown.groupby(["experiment", "task"], sort=False):
+        for pixels in ("", " scaled"):
+            arms = {name: f"{name}{pixels}, converged" for name in ("multitask", *CONTROLS)}
+            if arms["multitask"] in set(own["arm"]):
+                gaps = [
+                    str(between(own, task, arms["multitask"], arms[name])) if arms[name] in set(own["arm"]) else ""
+                    for name in CONTROLS
+                ]
+                lines.append([f"{experiment} {title(task)}{pixels and ', scaled'}", *gaps, f"{own['seed'].nunique()}"])
+    lines = [line for line in lines if any(line[1:-1])]
+    return markdown(["points, subnetwork less", *CONTROLS, "seeds"], lines, 1) if lines else "No run is made yet."

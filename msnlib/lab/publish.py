@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 from msnlib.lab.checklist import checklist
 from msnlib.lab.claim import CAPPED, claim_table, claim_verdicts
 from msnlib.lab.design import read_designs
+from msnlib.lab.differences import Difference, precisions
 from msnlib.lab.factorial import effects, effects_table
 from msnlib.lab.figures import forest, overview, results, speed
 from msnlib.lab.findings import findings
-from msnlib.lab.gains import controls_section, gains_section
+from msnlib.lab.gains import controls_section, gains_section, smaller_section
 from msnlib.lab.looks import title
 from msnlib.lab.plots import style
 from msnlib.lab.pooling import headline, natural, rank
@@ -34,32 +35,6 @@ _LINES = {
 }
 
 
-_README_MARKS = (  # the only part of the README that records write
-    "<!-- findings: written by `make report` from the records in reports/ and sweeps/claim.toml -->",
-    "<!-- end of findings -->",
-)
-_RESULTS_MARKS = ("<!-- results: written by `make report` from the records in reports/ -->", "<!-- end of results -->")
-_CLAIM_MARKS = (
-    "<!-- claim: written by `make report` from the records in reports/ and sweeps/claim.toml -->",
-    "<!-- end of claim -->",
-)
-_CHECKLIST_MARKS = (
-    "<!-- checklist: written by `make report` from the records in reports/ and sweeps/claim.toml -->",
-    "<!-- end of checklist -->",
-)
-_EFFECTS_MARKS = (
-    "<!-- effects: written by `make report` from the records in reports/ -->",
-    "<!-- end of effects -->",
-)
-_RECIPE_MARKS = (
-    "<!-- recipe: written by `make report` from the records in reports/ -->",
-    "<!-- end of recipe -->",
-)
-_GAINS_MARKS = ("<!-- gains: written by `make report` from the records in reports/ -->", "<!-- end of gains -->")
-_CONTROLS_MARKS = (
-    "<!-- controls: written by `make report` from the records in reports/ -->",
-    "<!-- end of controls -->",
-)
 SIZES = {"paper": "at the published sizes", "laptop": "in smaller networks, on fewer examples"}
 _RULE_WORDS = {"converged": "converged", "authors": "the authors' rule"}
 _ANSWERS = {  # verdict -> whether the claim holds, and the word for its parts
@@ -263,12 +238,42 @@ def recipe_section(records: pd.DataFrame) -> str:
     return f"{scope}\n\n{markdown(['points of accuracy, less ours', *table.columns], body, first_number=1)}"
 
 
+def precision_section(records: pd.DataFrame) -> str:
+    """Return `precisions` after training to convergence as Markdown, a line per task and arm."""
+    rows = precisions(records)
+    rows = rows[rows["arm"].str.endswith(", converged") & rows["profile"].ne("quick")]
+    body = [
+        [f"`{row.profile}`, {title(row.task)}", row.arm.removesuffix(", converged"), f"{row.float32:.2f}"]
+        + [str(Difference(row.difference, row.low, row.high, row.seeds)), f"{row.seeds}"]
+        for row in rows.itertuples()
+    ]
+    header = ["%", "arm", "float32", "bfloat16 less float32", "seeds"]
+    return markdown(header, body, first_number=2) if body else "No run is made yet."
+
+
+SECTIONS = {  # of docs/results.md, by the name in their marks, beside that of `claim_section`
+    "effects": effects_section,
+    "recipe": recipe_section,
+    "controls": controls_section,
+    "smaller": smaller_section,
+    "precision": precision_section,
+    "gains": gains_section,
+    "results": results_tables,
+}
+
+
+def marks(name: str) -> tuple[str, str]:
+    """Return the two lines of a page between which records write the part of this name."""
+    also = " and sweeps/claim.toml" if name in ("findings", "claim", "checklist") else ""
+    return f"<!-- {name}: written by `make report` from the records in reports/{also} -->", f"<!-- end of {name} -->"
+
+
 def publish(out: Path, readme: Path) -> None:
     """Put `findings` between two marks of a README and draw ``overview.png`` and its narrow form into ``out``; put
-    `results_tables`, `claim_section`, `effects_section`, `recipe_section`, `gains_section` and `controls_section`
-    between those of ``docs/results.md`` beside it, and `msnlib.lab.checklist.checklist` between those of
-    ``docs/checklist.md``. Also draw ``results.png``, ``claim.png`` and ``speed.png``, write ``claim.csv`` and
-    ``power.csv``, and let the boxes of executed notebooks say what these records do.
+    `claim_section` and `SECTIONS` between those of ``docs/results.md`` beside it, and
+    `msnlib.lab.checklist.checklist` between those of ``docs/checklist.md``. Also draw ``results.png``, ``claim.png``
+    and ``speed.png``, write ``claim.csv`` and ``power.csv``, and let the boxes of executed notebooks say what these
+    records do.
 
     Raises `EmptyReport` when there are no records but quick ones, or a page lacks its marks;
     `msnlib.lab.parameters.ParameterError` for margins that are none.
@@ -278,17 +283,13 @@ def publish(out: Path, readme: Path) -> None:
         raise EmptyReport(f"{readme}: no paper or laptop run in {out} to fill it from")
     design = read_designs(readme.parent / "sweeps")
     claim = claim_table(out, design)
-    text = _between(readme, readme.read_text(encoding="utf-8"), _README_MARKS, findings(records, claim))
-    tables = page.read_text(encoding="utf-8")
-    tables = _between(page, tables, _RESULTS_MARKS, results_tables(records))
-    tables = _between(page, tables, _CLAIM_MARKS, claim_section(claim))
-    tables = _between(page, tables, _EFFECTS_MARKS, effects_section(records))
-    tables = _between(page, tables, _RECIPE_MARKS, recipe_section(records))
-    tables = _between(page, tables, _CONTROLS_MARKS, controls_section(records))
-    tables = _between(page, tables, _GAINS_MARKS, gains_section(records))
+    text = _between(readme, readme.read_text(encoding="utf-8"), "findings", findings(records, claim))
+    tables = _between(page, page.read_text(encoding="utf-8"), "claim", claim_section(claim))
+    for name, section in SECTIONS.items():
+        tables = _between(page, tables, name, section(records))
     listed = readme.parent / "docs" / "checklist.md"
     filled = checklist(records, claim, out, readme.parent / "notebooks")
-    filled = _between(listed, listed.read_text(encoding="utf-8"), _CHECKLIST_MARKS, filled)
+    filled = _between(listed, listed.read_text(encoding="utf-8"), "checklist", filled)
     power_table(out, design).to_csv(out / "power.csv", index=False, float_format="%.4g")
     claim.to_csv(out / "claim.csv", index=False, float_format="%.6g")
     readme.write_text(text, encoding="utf-8")
@@ -308,12 +309,12 @@ def publish(out: Path, readme: Path) -> None:
             refresh_findings(path, experiments[path.stem], out)
 
 
-def _between(readme: Path, text: str, marks: tuple[str, str], content: str) -> str:
-    """Return ``text`` with ``content`` between the two marks."""
-    start, end = (text.find(mark) for mark in marks)
+def _between(page: Path, text: str, name: str, content: str) -> str:
+    """Return the ``text`` of a page with ``content`` between the marks of this name."""
+    start, end = (text.find(mark) for mark in marks(name))
     if not -1 < start < end:
-        raise EmptyReport(f"{readme}: no marks {marks[0]!r} and {marks[1]!r} to write between")
-    return f"{text[: start + len(marks[0])]}\n\n{content}\n\n{text[end:]}"
+        raise EmptyReport(f"{page}: no marks {marks(name)[0]!r} and {marks(name)[1]!r} to write between")
+    return f"{text[: start + len(marks(name)[0])]}\n\n{content}\n\n{text[end:]}"
 
 
 def _save(figure: "Figure", path: Path) -> None:
