@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "capacity": ["CHOICES", "capacity", "full_arm", "full_networks", "one_curve"],
         "claim": ["claim_table", "claim_verdicts"],
         "design": ["read_designs"],
-        "differences": ["between", "precisions"],
+        "differences": ["between"],
         "experiments": [
             *("CONTROLS", "SUFFIXES", "choose_device", "comparison", "controls", "of_all_seeds"),
             *("print_forgetting", "record", "record_phases", "start"),
