@@ -272,6 +272,15 @@ def test_what_a_plain_copy_would_lose_is_refused(change, message, same, tmp_path
     assert same(bits(net), before) and list(tmp_path.iterdir()) == []
 
 
+def test_what_only_other_tasks_use_does_not_matter_to_an_extracted_one():
+    net = dense_network(inputs=6, width=5, depth=2)
+    for task in ("a", "b"):
+        net.add_task(task, (6,), 2)
+        allocate(net, task, 0.3, "random")
+    _own_forward(net)
+    assert torch.equal(extract(net, "b")(torch.ones(1, 6)), net(torch.ones(1, 6), "b"))
+
+
 def test_a_network_without_tasks_can_be_saved(tmp_path):
     save(dense_network(inputs=4, width=3, depth=1), tmp_path / "net.safetensors")
     assert tasks(load(tmp_path / "net.safetensors")) == []

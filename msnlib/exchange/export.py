@@ -168,11 +168,13 @@ def _dense(net: nn.Module, task: str) -> nn.Module:
     copies: dict[int, nn.Module] = {}
     # inner modules first, so that outer ones take in their plain copies
     for name, module in reversed(list(net.named_modules())):
+        masked = isinstance(module, MaskedLinear | MaskedConv2d)
+        if masked and task not in module.weight:
+            continue
         if addition := behaviour(module):
             raise ValueError(f"{name or 'the network'} has {addition}, which its plain copy would not have: remove it")
-        if isinstance(module, MaskedLinear | MaskedConv2d):
-            if task in module.weight:
-                copies[id(module)] = module.plain(task)
+        if masked:
+            copies[id(module)] = module.plain(task)
         elif is_converted(module):
             copies[id(module)] = copy.deepcopy(plain(module, task), copies)
         elif isinstance(module, PerTask):
