@@ -32,7 +32,7 @@ OPENED = ["index.html", *WITH_FORMULAS, "api/msnlib.training.html"]
 for needed in ("sphinx", "myst_nb", "furo"):
     pytest.importorskip(needed, reason="the site's packages are not installed: pip install -e '.[site]'")
 sys.path.insert(0, str(ROOT / "docs"))  # as when docs/pages.py runs
-front, runs = (importlib.import_module(name) for name in ("front", "runs"))
+front, pages_of, runs = (importlib.import_module(name) for name in ("front", "pages", "runs"))
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,22 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def pages(site):
     return {path: Page(path) for path in sorted(site.glob("**/*.html"))}
+
+
+@pytest.mark.parametrize(
+    "link, on_the_site",
+    [
+        ("[a](../docs/results.md)", "[a](/results.md)"),
+        ("[a](../docs/results.md#gains)", "[a](/results.md#gains)"),
+        ("[a](results.md#gains)", "[a](/results.md#gains)"),
+        ("[a](#gains)", "[a](#gains)"),
+        ("[a](https://arxiv.org/abs/1#gains)", "[a](https://arxiv.org/abs/1#gains)"),
+        ("[the list](../pyproject.toml)", "the list (`pyproject.toml`)"),
+        ("[a](../docs/none.md#gains)", "[a](../docs/none.md#gains)"),
+    ],
+)
+def test_links_of_the_repository_become_links_of_the_site(link, on_the_site):
+    assert pages_of.linked(link, {"docs/results.md": "results.md"}) == on_the_site
 
 
 def test_sphinx_has_nothing_to_complain_about(built):
