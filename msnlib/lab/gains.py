@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from msnlib.lab.differences import between
+from msnlib.lab.differences import Difference, between
 from msnlib.lab.findings import named
 from msnlib.lab.looks import title
 from msnlib.lab.pooling import headline, natural
@@ -81,15 +81,18 @@ def smaller_section(records: pd.DataFrame) -> str:
     shown = headline(records[records["profile"] == "laptop"])
     asked = set(records.loc[records["overrides"].eq(ALL_ARMS), "experiment"])
     shown = shown[shown["experiment"].isin(asked) & shown["metric"].eq("accuracy")]
-    lines = []
+    most, lines = shown.groupby("experiment")["seed"].nunique().max(), []
     for (experiment, task), own in shown.groupby(["experiment", "task"], sort=False):
+        seeds = own["seed"].nunique()
+        fewer = f", {seeds} seeds" if seeds < most else ""
         for pixels in ("", " scaled"):
-            arms = {name: f"{name}{pixels}, converged" for name in ("multitask", *CONTROLS)}
-            if arms["multitask"] in set(own["arm"]):
-                gaps = [
-                    str(between(own, task, arms["multitask"], arms[name])) if arms[name] in set(own["arm"]) else ""
-                    for name in CONTROLS
-                ]
-                lines.append([f"{experiment} {title(task)}{pixels and ', scaled'}", *gaps, f"{own['seed'].nunique()}"])
-    lines = [line for line in lines if any(line[1:-1])]
-    return markdown(["points, subnetwork less", *CONTROLS, "seeds"], lines, 1) if lines else "No run is made yet."
+            arms = [f"{name}{pixels}, converged" for name in ("multitask", *CONTROLS)]
+            found = [arm in set(own["arm"]) for arm in arms]
+            if found[0] and any(found[1:]):
+                gaps = [_short(between(own, task, arms[0], arm)) if arm in set(own["arm"]) else "" for arm in arms[1:]]
+                lines.append([f"{experiment} {title(task)}{pixels and ', scaled'}{fewer}", *gaps])
+    return markdown([f"points, {most} seeds", *CONTROLS], lines, 1) if lines else "No run is made yet."
+
+
+def _short(found: Difference) -> str:
+    return f"{found.difference:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
