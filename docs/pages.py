@@ -89,14 +89,14 @@ def linked(text: str, pages: dict[str, str]) -> str:
 
     def link(match: re.Match) -> str:
         mark, label, target = match.groups()
-        path, hash, heading = target.partition("#")
+        path, sign, heading = target.partition("#")
         path = path.removeprefix("../").rstrip("/")
         if re.match(r"\w+:|#", target):
             return match[0]
         if path not in pages and f"docs/{path}" in pages:  # beside a page of docs/
             path = f"docs/{path}"
         if path in pages:
-            return f"{mark}[{label}](/{pages[path]}{hash}{heading})"
+            return f"{mark}[{label}](/{pages[path]}{sign}{heading})"
         if not (ROOT / path).exists():
             return match[0]
         return f"`{path}`" if path.endswith(label) else f"{label} (`{path}`)"

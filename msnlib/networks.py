@@ -129,11 +129,11 @@ class MultitaskNetwork(nn.Module):
 
 
 def behaviour(module: nn.Module) -> str | None:
-    """What a masked layer or `MultitaskNetwork` does that no module made from its weights would do, if anything."""
+    """What a module does that no module of its class, made anew, would do, if anything; of a masked layer or
+    `MultitaskNetwork` also what its class does beside its plain one.
+    """
     kind = next((kind for kind in (MaskedLinear, MaskedConv2d, MultitaskNetwork) if isinstance(module, kind)), None)
-    if kind is None:
-        return None
-    own_class = type(module).forward is not kind.forward and type(module).plain is kind.plain
+    own_class = kind and type(module).forward is not kind.forward and type(module).plain is kind.plain
     if own_class or "forward" in vars(module):
         return "a forward of its own"
     return "a forward hook" if module._forward_hooks or module._forward_pre_hooks else None

@@ -365,6 +365,8 @@ fit(net, task, epochs=2).table.drop(columns="seconds").to_dict()"""
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     monkeypatch.setattr(tempfile, "tempdir", None)
     (tmp_path / "temporary").mkdir()
+    forks, fork = [], forking.Source.fork
+    monkeypatch.setattr(forking.Source, "fork", lambda *given: forks.append(fork(*given)) or forks[-1])
     runs = {}
     for can_fork in (True, False):
         monkeypatch.setattr(runner, "CAN_FORK", can_fork)
@@ -376,6 +378,7 @@ fit(net, task, epochs=2).table.drop(columns="seconds").to_dict()"""
             json.dumps([cell.get("outputs") for cell in json.loads(path.read_text())["cells"]], indent=1)
             for path in sorted((tmp_path / f"{can_fork}").rglob("*.ipynb"))
         ]
+    assert len(forks) == 2  # where no fork succeeds, jobs start from nothing, and would be equal too
     assert runs[True] == runs[False] and "image/png" in runs[True][0]
     assert [left.name for left in (tmp_path / "temporary").iterdir() if "torchinductor" not in left.name] == []
 

@@ -231,8 +231,13 @@ def _own_forward(net):
         lambda net: setattr(net, "__class__", _Louder),
         _hooked,
         _own_forward,
+        lambda net: net.trunk[1].register_forward_pre_hook(lambda module, inputs: (2 * inputs[0],)),
+        lambda net: setattr(net.trunk[1], "forward", torch.tanh),
     ],
-    ids=["other module", "one more", "other setting", "other stem", "other class", "hook", "forward"],
+    ids=[
+        *("other module", "one more", "other setting", "other stem", "other class", "hook", "forward"),
+        *("hook of a plain module", "forward of a plain module"),
+    ],
 )
 def test_a_builders_network_that_was_changed_is_not_rebuilt_as_it_was(change, same, tmp_path):
     """What was built anew would take the weights and give other outputs."""
@@ -257,6 +262,7 @@ def test_a_builders_network_that_was_changed_is_not_rebuilt_as_it_was(change, sa
         (_hooked, "trunk.0 has a forward hook, which its plain copy would not have: remove it"),
         (_own_forward, "heads.a has a forward of its own, which its plain copy would not have: remove it"),
         (lambda net: setattr(net, "__class__", _Louder), "the network has a forward of its own, which "),
+        (lambda net: net.heads.register_forward_hook(lambda *_: None), "heads has a forward hook, which "),
     ],
 )
 def test_what_a_plain_copy_would_lose_is_refused(change, message, same, tmp_path):
@@ -278,6 +284,7 @@ def test_what_only_other_tasks_use_does_not_matter_to_an_extracted_one():
         net.add_task(task, (6,), 2)
         allocate(net, task, 0.3, "random")
     _own_forward(net)
+    net.trunk[1].register_forward_hook(lambda module, inputs, output: 2 * output)  # copied with its module
     assert torch.equal(extract(net, "b")(torch.ones(1, 6)), net(torch.ones(1, 6), "b"))
 
 

@@ -169,17 +169,17 @@ def _dense(net: nn.Module, task: str) -> nn.Module:
     # inner modules first, so that outer ones take in their plain copies
     for name, module in reversed(list(net.named_modules())):
         masked = isinstance(module, MaskedLinear | MaskedConv2d)
-        if masked and task not in module.weight:
+        if (masked and task not in module.weight) or (isinstance(module, PerTask) and task not in module):
             continue
-        if addition := behaviour(module):
+        replaced = masked or isinstance(module, PerTask | MultitaskNetwork)
+        if replaced and (addition := behaviour(module)):
             raise ValueError(f"{name or 'the network'} has {addition}, which its plain copy would not have: remove it")
         if masked:
             copies[id(module)] = module.plain(task)
         elif is_converted(module):
             copies[id(module)] = copy.deepcopy(plain(module, task), copies)
         elif isinstance(module, PerTask):
-            if task in module:
-                copies[id(module)] = copy.deepcopy(module[task], copies)
+            copies[id(module)] = copy.deepcopy(module[task], copies)
         elif isinstance(module, MultitaskNetwork):
             copies[id(module)] = copy.deepcopy(module.plain(task), copies)
     return load_freely(copy.deepcopy(net, copies))
