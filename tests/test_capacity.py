@@ -6,7 +6,18 @@ from itertools import product
 import pandas as pd
 import pytest
 
-from msnlib.lab.capacity import CHOICES, MARGIN, capacity, full_arm, full_networks, one_curve, widest
+from msnlib.lab.capacity import (
+    CHOICES,
+    MARGIN,
+    capacity,
+    capacity_section,
+    full_arm,
+    full_networks,
+    one_curve,
+    widest,
+    widths_table,
+)
+from msnlib.lab.records import Run, read_records
 from msnlib.lab.summary import summary
 
 WIDTHS, COUNTS, SEEDS = (64, 128, 256), (1, 2, 4, 8, 16), (0, 1, 2)
@@ -88,3 +99,28 @@ def test_a_run_of_several_widths_says_both_what_it_reached_and_whether_there_is_
     reached = "the paper's choice 94.00 %, the paper's with evened heads 94.00 %"
     assert said.startswith(f"16 tasks in one network of 256 units a layer: {reached}; widths")
     assert "widths at equal inputs a unit, the paper's with evened heads: open (farthest apart +0.00 points" in said
+
+
+def test_the_table_of_widths_shows_the_pair_that_is_farthest_apart():
+    table = widths_table(_curve(lambda w, t, s: (0.1 * s - 2) * (w == 128 and t == 2)), "multitask evened")
+    assert list(table.index) == ["16", "32", "64"]
+    assert table.loc["64"].tolist() == ["96.00", "94.10", "96.00", "128 less 64: -1.90 (-2.07 to -1.73)"]
+    assert table.loc["16", "farthest apart"] == "128 less 64: +0.00 (+0.00 to +0.00)"
+    assert widths_table(_curve(widths=(64,)), "multitask evened").empty
+
+
+def test_the_page_says_accuracy_by_tasks_and_what_widths_have_in_common(tmp_path, monkeypatch):
+    monkeypatch.setenv("MSNLIB_RECORDS", str(tmp_path))
+    rows = _curve(lambda w, t, s: s - 1.0, choices=("multitask", "multitask evened", "small"))
+    for profile, seed in product(("laptop", "quick"), SEEDS):
+        run = Run("capacity", notebook="10_capacity", profile=profile, seed=seed)
+        for row in rows[rows["seed"] == seed].itertuples():
+            run.add(task=row.task, arm=row.arm, metric="accuracy", value=row.value - (profile == "quick"), capped=False)
+        run.save()
+    records = read_records(tmp_path)
+    accuracy, _, head, _, *rest = capacity_section(records).splitlines()
+    assert accuracy == "**Accuracy in %, mean and standard deviation over seeds** (`laptop`, 3 seeds)"
+    assert "evened heads | small" in " ".join(head.split())
+    assert [cell.strip() for cell in rest[4].split("|")[1:-1]] == ["16", *3 * ["94.0 ± 1.0"]]
+    assert rest[6] == "**The paper's with evened heads: one curve** (`laptop`, 3 seeds, 90 % t intervals)"
+    assert capacity_section(records[records["profile"] == "quick"]) == "No run is made yet."

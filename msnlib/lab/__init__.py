@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "arms": ["BUILDERS", "beyondml_layer"],
         "benchmark": ["product_ratios", "race", "ratio", "waiting"],
-        "capacity": ["CHOICES", "capacity", "full_arm", "full_networks", "one_curve"],
+        "capacity": ["CHOICES", "capacity", "full_arm", "full_networks", "one_curve", "widths_table"],
         "claim": ["claim_table", "claim_verdicts"],
         "design": ["read_designs"],
         "differences": ["between"],

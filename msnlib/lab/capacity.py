@@ -9,7 +9,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from msnlib.lab.differences import Difference, over_pairs
-from msnlib.lab.pooling import over_seeds
+from msnlib.lab.pooling import headline, over_seeds
+from msnlib.lab.report import markdown
 
 MARGIN = 1.0  # points of accuracy that two widths may be apart at equal inputs a unit and still lie on one curve
 CHOICES = {  # arm -> what it is, in words
@@ -99,27 +100,87 @@ def one_curve(records: pd.DataFrame, choice: str) -> OneCurve | None:
     Returns:
         None where there are not two widths with a number of inputs in common.
     """
-    rows = full_networks(records)
-    rows = rows[rows["task"].eq("mean") & rows["choice"].eq(choice)]
-    widths = sorted(rows["width"].unique())
-    common = rows.groupby("inputs")["width"].nunique()
-    common = common.index[common == len(widths)]
-    if len(widths) < 2 or common.empty:
+    rows = _of(records, choice)
+    found = _apart(rows)
+    if not found:
         return None
-    alike = rows[rows["inputs"].isin(common)]
-    cells = alike.pivot(index="seed", columns=["inputs", "width"], values="value")
-    found = {
-        (inputs, narrow, wide): over_pairs(cells[inputs, wide], cells[inputs, narrow])
-        for inputs in common
-        for narrow, wide in combinations(widths, 2)
-    }
     where = max(found, key=lambda key: abs(found[key].difference))
+    alike = rows[rows["inputs"].isin({inputs for inputs, *_ in found})]
     variance = alike.groupby(["inputs", "width"])["value"].var().mean()  # over seeds
     return OneCurve(
         _verdict(alike, list(found.values())),
         *(_between_widths(rows, "count"), _between_widths(alike, "inputs")),
-        *(math.sqrt(variance / cells.shape[0]), found[where], *where),
+        *(math.sqrt(variance / alike["seed"].nunique()), found[where], *where),
     )
+
+
+def widths_table(records: pd.DataFrame, choice: str) -> pd.DataFrame:
+    """The widths at equal inputs a unit, as texts: what `one_curve` compares.
+
+    Args:
+        records: of one pool.
+        choice: of `CHOICES`.
+
+    Returns:
+        A row for each number of inputs that all widths have, the fewest first; a column for the mean accuracy of each
+        width, and one for the difference, wider less narrower, whose mean is farthest from 0.
+    """
+    rows = _of(records, choice)
+    found = _apart(rows)
+    means = rows.groupby(["inputs", "width"])["value"].mean()
+    lines = {}
+    for inputs in sorted({inputs for inputs, *_ in found}):
+        here = {(wide, narrow): found[key] for key in found for at, narrow, wide in [key] if at == inputs}
+        wide, narrow = max(here, key=lambda pair: abs(here[pair].difference))
+        cells = {f"{width} units": f"{value:.2f}" for width, value in means[inputs].items()}
+        lines[f"{inputs:g}"] = cells | {"farthest apart": f"{wide} less {narrow}: {here[wide, narrow]}"}
+    return pd.DataFrame.from_dict(lines, orient="index").rename_axis("inputs a unit")
+
+
+def capacity_section(records: pd.DataFrame) -> str:
+    """Return notebook 10's larger runs as Markdown: accuracy by number of tasks, then widths at equal inputs a unit.
+
+    Args:
+        records: as `msnlib.lab.records.read_records` gives them.
+    """
+    shown = headline(records[records["experiment"].eq("capacity") & records["profile"].ne("quick")])
+    if shown.empty:
+        return "No run is made yet."
+    points = capacity(shown)
+    choices = [choice for choice in CHOICES if choice in points.index]
+    counts = sorted(points.index.unique("count"))
+    cells = {key: f"{row['mean']:.1f} ± {row['sd']:.1f}" for key, row in points.iterrows()}
+    body = [[f"{count}", *(cells.get((choice, count), "") for choice in choices)] for count in counts]
+    scope = f"`{shown['profile'].iloc[0]}`, {shown['seed'].nunique()} seeds"
+    header = ["tasks", *(CHOICES[choice] for choice in choices)]
+    title = "**Accuracy in %, mean and standard deviation over seeds**"
+    parts = [f"{title} ({scope})\n\n{markdown(header, body, first_number=1)}"]
+    for choice in choices:
+        found = one_curve(shown, choice) if choice.endswith("evened") else None
+        if found is not None:
+            table = widths_table(shown, choice)
+            body = [[inputs, *texts] for inputs, texts in zip(table.index, table.values, strict=True)]
+            title = f"**{CHOICES[choice].capitalize()}: {found.verdict}** ({scope}, 90 % t intervals)"
+            parts.append(f"{title}\n\n{markdown([table.index.name, *table.columns], body, first_number=1)}")
+    return "\n\n".join(parts)
+
+
+def _of(records: pd.DataFrame, choice: str) -> pd.DataFrame:
+    """The means of `full_networks`, of one choice."""
+    rows = full_networks(records)
+    return rows[rows["task"].eq("mean") & rows["choice"].eq(choice)]
+
+
+def _apart(rows: pd.DataFrame) -> dict[tuple[float, int, int], Difference]:
+    """(inputs, narrower, wider) -> difference of the two, wider less narrower, at the inputs that all widths have."""
+    widths = sorted(rows["width"].unique())
+    common = rows.groupby("inputs")["width"].nunique()
+    cells = rows.pivot(index="seed", columns=["inputs", "width"], values="value")
+    return {
+        (inputs, narrow, wide): over_pairs(cells[inputs, wide], cells[inputs, narrow])
+        for inputs in common.index[common == len(widths)]
+        for narrow, wide in combinations(widths, 2)
+    }
 
 
 def _verdict(rows: pd.DataFrame, found: list[Difference]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from msnlib.lab.capacity import capacity_section
 from msnlib.lab.checklist import checklist
 from msnlib.lab.claim import CAPPED, claim_table, claim_verdicts
 from msnlib.lab.design import read_designs
@@ -253,6 +254,7 @@ def precision_section(records: pd.DataFrame) -> str:
 
 SECTIONS = {  # of docs/results.md, by the name in their marks, beside that of `claim_section`
     "effects": effects_section,
+    "capacity": capacity_section,
     "recipe": recipe_section,
     "controls": controls_section,
     "smaller": smaller_section,
