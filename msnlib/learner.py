@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from msnlib.measuring import Batch, evaluate, joined, norms
+from msnlib.measuring import Batch, joined, measured, norms
 from msnlib.seeding import stream
 from msnlib.subnetworks import activated, switches, task_buffers, task_parameters
 from msnlib.task import Task, is_count
@@ -108,12 +108,12 @@ class Learner:
         start, name, steps = time.perf_counter(), self.task.name, self.schedule.steps
         self._kept = None
         self.net.train()
-        found, batches, losses = switches(self.net), self._batches(), []
+        own, batches, losses = switches(self.net), self._batches(), []
         with self._own_numbers():
             for _ in range(steps):
                 x, y = next(batches)
                 self.optimizer.zero_grad()
-                with activated(found, name):
+                with activated(own, name):
                     with self._precision():
                         outputs = self.net(x)
                     loss = self.task.loss(outputs.to(self.values[0].dtype), y)
@@ -125,9 +125,9 @@ class Learner:
             total += loss
         _check_finite(name, "training", total, number)
         with self._precision():
-            measured = evaluate(self.net, self.task, split="valid")[name]
-        _check_finite(name, "validation", measured["loss"], number)
-        valid = {"valid_loss": measured["loss"], "valid_score": measured[self.task.metric]}
+            found = measured(self.net, self.task, "valid")
+        _check_finite(name, "validation", found["loss"], number)
+        valid = {"valid_loss": found["loss"], "valid_score": found[self.task.metric]}
         seconds = time.perf_counter() - start
         return {"epoch": number, "task": name, "train_loss": total / steps, **valid, "seconds": seconds}
 

@@ -14,7 +14,6 @@ from msnlib.task import Task
 Batch = tuple[Tensor, Tensor]
 
 
-@torch.no_grad()
 def predict(net: nn.Module, task: Task, split: str = "test", batch_size: int = 1024) -> Tensor:
     """The task's outputs on one split, in order; the model is left as it was found.
 
@@ -24,12 +23,7 @@ def predict(net: nn.Module, task: Task, split: str = "test", batch_size: int = 1
         ValueError: the network holds no such task, or unknown split.
     """
     check_fits(net, task, split, targets=False)
-    like = next(iter(shared_tensors(net, task.name).values())).like
-    batches: Iterable[Batch] = task.batches(split, batch_size)
-    if any(not norm.track_running_stats for norm in norms(net, task.name).values()):
-        batches = joined(batches)
-    with evaluating(net), using(net, task.name):
-        return torch.cat([net(x.to(like.device)).to(like.dtype) for x, _ in batches])
+    return _outputs(net, task, split, batch_size)
 
 
 def evaluate(net: nn.Module, tasks: Task | Sequence[Task], split: str = "test") -> dict[str, dict[str, float]]:
@@ -41,12 +35,24 @@ def evaluate(net: nn.Module, tasks: Task | Sequence[Task], split: str = "test") 
     group = [tasks] if isinstance(tasks, Task) else list(tasks)
     for task in group:
         check_fits(net, task, split)
-    found = {}
-    for task in group:
-        prediction = predict(net, task, split)
-        target = task.split(split)[1].to(prediction.device)
-        found[task.name] = {task.metric: task.score(prediction, target), "loss": task.loss(prediction, target).item()}
-    return found
+    return {task.name: measured(net, task, split) for task in group}
+
+
+def measured(net: nn.Module, task: Task, split: str) -> dict[str, float]:
+    """:func:`evaluate` of one task, for who knows already that it fits."""
+    prediction = _outputs(net, task, split)
+    target = task.split(split)[1].to(prediction.device)
+    return {task.metric: task.score(prediction, target), "loss": task.loss(prediction, target).item()}
+
+
+@torch.no_grad()
+def _outputs(net: nn.Module, task: Task, split: str, batch_size: int = 1024) -> Tensor:
+    like = next(iter(shared_tensors(net, task.name).values())).like
+    batches: Iterable[Batch] = task.batches(split, batch_size)
+    if any(not norm.track_running_stats for norm in norms(net, task.name).values()):
+        batches = joined(batches)
+    with evaluating(net), using(net, task.name):
+        return torch.cat([net(x.to(like.device)).to(like.dtype) for x, _ in batches])
 
 
 def scores(net: nn.Module, group: Sequence[Task], split: str = "test") -> dict[str, float]:

@@ -350,8 +350,10 @@ print(os.getsid(0) == os.getpid(), torch.get_num_threads(), matplotlib.rcParams)
 print(subprocess.run("cat", capture_output=True, check=True).stdout, os.environ["MSNLIB_STORE"])
 folder = tempfile.TemporaryDirectory()  # removed by no one but the end of Python
 warnings.warn("watch out")
+unclosed = open("UNCLOSED", "a")
+unclosed.write(".")
 with multiprocessing.get_context("fork").Pool(1) as pool:
-    print(pool.map(abs, [-1]))"""
+    print(pool.map(abs, [-1]))""".replace("UNCLOSED", str(tmp_path / "unclosed"))
     draw = "import matplotlib.pyplot as plt, seaborn\nfigure, axes = plt.subplots()\naxes.plot([0, 1]);"
     net = """from msnlib import Task, allocate, dense_network, fit, seed_everything
 seed_everything(0)
@@ -381,6 +383,7 @@ fit(net, task, epochs=2).table.drop(columns="seconds").to_dict()"""
     assert len(forks) == 2  # where no fork succeeds, jobs start from nothing, and would be equal too
     assert runs[True] == runs[False] and "image/png" in runs[True][0]
     assert [left.name for left in (tmp_path / "temporary").iterdir() if "torchinductor" not in left.name] == []
+    assert (tmp_path / "unclosed").read_text() == 4 * "."
 
 
 @pytest.mark.skipif(not forking.CAN_FORK, reason="jobs are forked on Linux alone")
@@ -414,6 +417,17 @@ def test_a_killed_job_is_told_and_its_kernel_ends(can_fork, tmp_path, monkeypatc
 def test_a_kernel_takes_no_port_that_another_could_take_first(tmp_path, capsys):
     check = "import ipykernel\nassert ipykernel.get_connection_info(unpack=True)['transport'] == 'ipc'"
     write_notebook(tmp_path / "notebooks", "01_a", PACKAGE, check, RECORD.replace("NAME", "'01_a'"))
+    assert msn("run", "--notebooks", tmp_path / "notebooks", "--out", tmp_path / "out") == 0, capsys.readouterr().err
+
+
+def test_a_figure_is_drawn_once_for_its_margins_and_once_to_be_shown(tmp_path, capsys):
+    count = """import matplotlib.figure, matplotlib.pyplot as plt
+from msnlib.lab import style
+style()
+drawn, draw = [], matplotlib.figure.Figure.draw
+matplotlib.figure.Figure.draw = lambda *given: drawn.append(given) or draw(*given)"""
+    check = "assert len(drawn) == 2, len(drawn)"
+    write_notebook(tmp_path / "notebooks", "01_a", count, "plt.plot([0, 1]);", check, RECORD.replace("NAME", "'01_a'"))
     assert msn("run", "--notebooks", tmp_path / "notebooks", "--out", tmp_path / "out") == 0, capsys.readouterr().err
 
 

@@ -93,7 +93,7 @@ def _summarise(jobs: Sequence[Job], out: Path) -> None:
     from msnlib.lab.summary import summary
 
     write_report(out)
-    for job in jobs:
+    for job in sorted(jobs, key=lambda job: (job.notebook.name, job.seed)):
         found = job.done(out)
         if found is not None:
             folder, record = found

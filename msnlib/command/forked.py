@@ -1,9 +1,11 @@
 """The process that jobs are forked from, and what is forked from it: a job's process, and from that its kernel.
 
 A fork is safe only while its process has no threads, so the first imports and waits, and a job's process forks that of
-its kernel before anything else. The kernel leaves through `main`, so that it ends as any Python program does.
+its kernel before anything else. The kernel leaves through `main`, so that it ends as any Python program does, but for
+one thing: to take apart what was imported would take longer than a small notebook (measured).
 """
 
+import atexit
 import gc
 import importlib
 import json
@@ -13,13 +15,14 @@ import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from importlib.metadata import EntryPoint
 from typing import Any
 
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
-from msnlib.command.process import execute
+from msnlib.command.process import execute, spare_addresses
 
 # What a job, its kernel and most notebooks import in the end; PyTorch's optimizers import its compiler.
 IMPORTED = ("papermill", "ipykernel.kernelapp", "torch._dynamo", "sklearn.datasets", "msnlib", "msnlib.lab")
@@ -27,8 +30,10 @@ IMPORTED = ("papermill", "ipykernel.kernelapp", "torch._dynamo", "sklearn.datase
 
 def main() -> None:
     """Be the source: import, then fork a job for each request from the socket that is standard input, until it ends."""
+    atexit.register(_leave)  # what is registered first is done last
     scratch = os.getcwd()
     sys.path.remove("")  # a kernel puts it where it wants to have it
+    spare_addresses()
     for name in IMPORTED:
         importlib.import_module(name)
     gc.freeze()  # a collection would write to the memory that the forks share
@@ -52,6 +57,14 @@ def main() -> None:
     for file in (stdin, log):
         os.close(file)
     _job(ended)
+
+
+def _leave() -> None:
+    """End the process now."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # closed, or nobody reads it any more
+            stream.flush()
+    os._exit(0)
 
 
 def _become(environment: dict[str, str], streams: dict[int, int]) -> None:

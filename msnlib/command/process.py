@@ -236,6 +236,14 @@ def _move_into_place(part: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def spare_addresses() -> None:
+    """Keep jsonschema from importing a module with which it would check addresses, which no notebook has.
+
+    JupyterLab brings it, and it takes a second or two of a processor (measured).
+    """
+    sys.modules["rfc3987_syntax"] = None
+
+
 def execute() -> None:
     """Run one notebook through papermill, as the line of JSON on standard input says.
 
@@ -245,9 +253,7 @@ def execute() -> None:
     arguments = json.loads(sys.stdin.readline())
     scratch = arguments.pop("scratch")
     threading.Thread(target=_end_with_parent, args=(scratch,), daemon=True).start()
-    # jsonschema imports it when JupyterLab has brought it, only to check addresses that no notebook has: 2.3 s of
-    # processor time in every process (measured).
-    sys.modules["rfc3987_syntax"] = None
+    spare_addresses()
     from papermill import execute_notebook
     from traitlets.config import Config
 

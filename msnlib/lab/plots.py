@@ -36,6 +36,9 @@ def style() -> None:
     """The look of all figures; call once at the top of a notebook."""
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
     plt.rcParams.update({"figure.dpi": 90, "axes.titlesize": "medium", "legend.fontsize": "small"})
+    if plt.get_backend().endswith("inline"):
+        plt.switch_backend(plt.get_backend())  # else the first figure does, which brings the hook
+        plt.uninstall_repl_displayhook()  # after a cell it draws each figure, which the backend draws anyway
 
 
 def samples(group: Sequence[Task], count: int = 10) -> None:
