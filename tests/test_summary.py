@@ -114,6 +114,23 @@ def test_a_notebook_says_what_it_found_and_what_full_size_runs_found(tmp_path, m
     )
 
 
+def test_a_sentence_from_trainings_that_a_cap_ended_says_so():
+    def said(*capped, arms=("multitask, converged", "dedicated, converged")):
+        rows = [dict(task="a", arm=arm, metric="accuracy", value=9.0) for arm in arms]
+        known = [{} if found is None else {"capped": found} for found in capped]
+        results = [row | found for row, found in zip(rows, known, strict=True)]
+        return summary({"experiment": "E1", "results": results})
+
+    plain, more = "a +0.00 points from a network for each task", "; some trainings were ended by the cap on epochs"
+    assert said(None, None) == said(False, False) == plain
+    assert said(True, None) == said(None, True) == said(False, True, arms=("multitask", "dedicated")) == plain + more
+    other = dict(task="a", arm="multitask", metric="accuracy", value=9.0, capped=True)  # of a rule that is not told
+    pair = [dict(other, arm=arm, capped=False) for arm in ("multitask, converged", "dedicated, converged")]
+    assert summary({"experiment": "E1", "results": [other, *pair]}) == plain
+    recipe = [dict(other, arm=f"{arm}, converged") for arm in ("multitask", "as released", "random", "small")]
+    assert summary({"experiment": "recipe", "results": recipe}).endswith(f"a small network a +0.00{more}")
+
+
 def test_boxes_of_an_executed_notebook_follow_the_records_and_nothing_else_of_it_changes(tmp_path):
     def output(*lines):
         return {"output_type": "stream", "name": "stdout", "text": [f"{line}\n" for line in lines]}

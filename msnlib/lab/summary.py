@@ -29,12 +29,19 @@ def summary(record: dict[str, Any]) -> str:
     """Return what a run found, as `msnlib.lab.records.read_record` gives its record: a sentence, or the number of
     results where none of its tasks has both a subnetwork and a network of its own.
     """
-    if record["experiment"] in _OVER_SEEDS and record["results"]:
-        said = _OVER_SEEDS[record["experiment"]](pd.DataFrame(record["results"]).assign(seed=0))
-        return said or _counted(len(record["results"]))
-    values = {(row["task"], row["arm"], row["metric"]): row["value"] for row in record["results"]}
-    said = _SPECIAL.get(record["experiment"], _differences)(values)
-    return said or _counted(len(values))
+    rows = record["results"]
+    if record["experiment"] in _OVER_SEEDS and rows:
+        said = _OVER_SEEDS[record["experiment"]](pd.DataFrame(rows).assign(seed=0))
+    else:
+        values = {(row["task"], row["arm"], row["metric"]): row["value"] for row in rows}
+        said = _SPECIAL.get(record["experiment"], _differences)(values)
+    return said + _cap(rows) * ("ended by the cap" not in said) if said else _counted(len(rows))
+
+
+def _cap(rows: list[dict[str, Any]]) -> str:
+    """Say whether trainings that a run's sentence is about were ended by the cap on epochs."""
+    converged = [row for row in rows if row["arm"].endswith(CONVERGED)]
+    return "; some trainings were ended by the cap on epochs" * any(row.get("capped") for row in converged or rows)
 
 
 def _counted(results: int) -> str:
