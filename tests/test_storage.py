@@ -263,6 +263,7 @@ def test_a_builders_network_that_was_changed_is_not_rebuilt_as_it_was(change, sa
         (_own_forward, "heads.a has a forward of its own, which its plain copy would not have: remove it"),
         (lambda net: setattr(net, "__class__", _Louder), "the network has a forward of its own, which "),
         (lambda net: net.heads.register_forward_hook(lambda *_: None), "heads has a forward hook, which "),
+        (lambda net: net.trunk[0].bias.register_forward_hook(print), "trunk.0.bias has a forward hook, which "),
     ],
 )
 def test_what_a_plain_copy_would_lose_is_refused(change, message, same, tmp_path):

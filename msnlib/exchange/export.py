@@ -172,8 +172,13 @@ def _dense(net: nn.Module, task: str) -> nn.Module:
         if (masked and task not in module.weight) or (isinstance(module, PerTask) and task not in module):
             continue
         replaced = masked or isinstance(module, PerTask | MultitaskNetwork)
-        if replaced and (addition := behaviour(module)):
-            raise ValueError(f"{name or 'the network'} has {addition}, which its plain copy would not have: remove it")
+        parts = {name: module} if replaced else {}
+        parts |= {f"{name}.{part}".lstrip("."): getattr(module, part) for part in ("weight", "bias") if masked}
+        for part, lost in parts.items():
+            if lost is not None and (addition := behaviour(lost)):
+                raise ValueError(
+                    f"{part or 'the network'} has {addition}, which its plain copy would not have: remove it"
+                )
         if masked:
             copies[id(module)] = module.plain(task)
         elif is_converted(module):
