@@ -39,7 +39,7 @@ def evaluate(net: nn.Module, tasks: Task | Sequence[Task], split: str = "test") 
 
 
 def measured(net: nn.Module, task: Task, split: str) -> dict[str, float]:
-    """:func:`evaluate` of one task, for who knows already that it fits."""
+    """:func:`evaluate` of one task, for a caller who has checked that it fits."""
     prediction = _outputs(net, task, split)
     target = task.split(split)[1].to(prediction.device)
     return {task.metric: task.score(prediction, target), "loss": task.loss(prediction, target).item()}

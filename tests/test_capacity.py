@@ -97,8 +97,11 @@ def test_a_run_of_several_widths_says_both_what_it_reached_and_whether_there_is_
     rows = _curve(seeds=(0,), choices=("multitask", "multitask evened")).drop(columns="seed").to_dict("records")
     said = summary({"experiment": "capacity", "results": rows})
     reached = "the paper's choice 94.00 %, the paper's with evened heads 94.00 %"
-    assert said.startswith(f"16 tasks in one network of 256 units a layer: {reached}; widths")
-    assert "widths at equal inputs a unit, the paper's with evened heads: open (farthest apart +0.00 points" in said
+    assert said.startswith(f"mean of three of 16 tasks in one network of 256 units a layer: {reached}; ")
+    assert (
+        "; one curve over inputs a unit? the paper's with evened heads: open (farthest apart are 128 less 64 units"
+        in said
+    )
 
 
 def test_the_table_of_widths_shows_the_pair_that_is_farthest_apart():
@@ -111,16 +114,41 @@ def test_the_table_of_widths_shows_the_pair_that_is_farthest_apart():
 
 def test_the_page_says_accuracy_by_tasks_and_what_widths_have_in_common(tmp_path, monkeypatch):
     monkeypatch.setenv("MSNLIB_RECORDS", str(tmp_path))
-    rows = _curve(lambda w, t, s: s - 1.0, choices=("multitask", "multitask evened", "small"))
+    choices = ("multitask", "random", "multitask evened", "small")
+    rows = _curve(lambda w, t, s: s - 1.0, choices=choices)
+    rows = pd.concat(
+        [rows, *(rows[rows["task"].eq("first")].assign(task=place) for place in ("middle", "last"))], ignore_index=True
+    )
+    rows.loc[rows["task"].eq("last") & rows["arm"].str.startswith("random "), "value"] += rows["seed"] + 1
     for profile, seed in product(("laptop", "quick"), SEEDS):
         run = Run("capacity", notebook="10_capacity", profile=profile, seed=seed)
         for row in rows[rows["seed"] == seed].itertuples():
             run.add(task=row.task, arm=row.arm, metric="accuracy", value=row.value - (profile == "quick"), capped=False)
         run.save()
     records = read_records(tmp_path)
-    accuracy, _, head, _, *rest = capacity_section(records).splitlines()
-    assert accuracy == "**Accuracy in %, mean and standard deviation over seeds** (`laptop`, 3 seeds)"
-    assert "evened heads | small" in " ".join(head.split())
-    assert [cell.strip() for cell in rest[4].split("|")[1:-1]] == ["16", *3 * ["94.0 ± 1.0"]]
-    assert rest[6] == "**The paper's with evened heads: one curve** (`laptop`, 3 seeds, 90 % t intervals)"
+    accuracy, apart, places, curve = (part.splitlines() for part in capacity_section(records).split("\n\n**"))
+    assert accuracy[0] == "**Accuracy in %, mean and standard deviation over seeds** (`laptop`, 3 seeds)"
+    assert _cells(accuracy[-1]) == ["16", *4 * ["94.0 ± 1.0"]]
+    assert apart[0].endswith("(`laptop`, 3 seeds, 90 % t intervals)")
+    assert [_cells(line) for line in apart[2:]][::5] == [
+        ["tasks", "the paper's less random"], ["16", "+0.0 (+0.0 to +0.0)"]
+    ]  # fmt: skip
+    assert places[0].startswith("With 16 tasks, by the place")
+    low = 2 - 2.919986 / 3**0.5  # of 1, 2 and 3
+    zero = "+0.0 (+0.0 to +0.0)"
+    assert _cells(places[-1]) == ["the paper's less random", zero, zero, f"-2.0 ({low - 4:+.1f} to {-low:+.1f})"]
+    assert curve[0].startswith("The paper's with evened heads: one curve** (")
+    assert curve[-1] == (
+        "Standard deviation between widths: 1.00 points at equal T, 0.00 at equal inputs; by chance about 0.58."
+    )
     assert capacity_section(records[records["profile"] == "quick"]) == "No run is made yet."
+
+
+def _cells(line):
+    return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
+def test_older_runs_that_name_no_width_have_nothing_to_compare():
+    old = _records(lambda *_: 90.0, widths=(64, 128))
+    old["arm"] = old["arm"].str.replace(r" width=\d+", "", regex=True)
+    assert one_curve(old, "multitask evened") is None and widths_table(old, "multitask evened").empty

@@ -43,7 +43,7 @@ def _pair(task, own, control, metric="accuracy", arms=("multitask", "dedicated")
          "subnetworks forget 0.00 points a task, fine-tuning 9.00"),
         ("capacity", [("mean", f"{arm} T={count}", "accuracy", value + count) for count in (2, 16)
                       for arm, value in (("multitask", 50), ("random", 60))],
-         "16 tasks in one network: the paper's choice 66.00 %, random choice 76.00 %"),
+         "mean of three of 16 tasks in one network: the paper's choice 66.00 %, random choice 76.00 %"),
         ("density", [("a", f"density {share}{way}, converged", "accuracy", value) for share in (0.5, 0.02)
                      for way, value in (("", 50), (" random", 60))],
          "at density 0.02, accuracy in % by choice: gradient: a 50.00; random: a 60.00"),
@@ -62,8 +62,8 @@ def _pair(task, own, control, metric="accuracy", arms=("multitask", "dedicated")
          "while the other task trains, a subnetwork moves by 0, one kept by masking gradients by 0.80"),
         ("starves", [("a", f"density {share} {mask}, redrawn, converged", "accuracy", value) for share in (0.1, 1e-05)
                      for mask, value in (("snip, cut", 50), ("random, cut", 60), ("snip, evened", 58))],
-         "at density 1e-05, in points: random masks ahead of the paper's by a +10.00; evening out the paper's head "
-         "gives a +8.00"),
+         "at density 1e-05, in points: random masks less the paper's: a +10.00; the paper's with an evened head less "
+         "with a cut one: a +8.00"),
         ("recipe", [("a", f"{arm}, converged", "accuracy", value) for arm, value in
                     (("multitask", 90), ("as released", 87), ("random", 91), ("small", 90))],
          "points from ours, both trained to convergence: the release's recipe a -3.00; random masks a +1.00; a small "
@@ -103,15 +103,21 @@ def test_a_notebook_says_what_it_found_and_what_full_size_runs_found(tmp_path, m
     print_findings(run, tmp_path)
     assert capsys.readouterr().out.splitlines()[:2] == [
         "This run (quick, seed 3): a -10.00 points from a network for each task.",
-        "Larger runs (laptop, 2 seeds, means): a -1.50 points from a network for each task.",
+        "Larger runs (profile laptop, 2 seeds, means): a -1.50 points from a network for each task.",
     ]
     row = {"experiment": "E1", "task": "a", "metric": "accuracy", "difference": -1.5, "low": -2, "high": -1}
-    rows = [row | {"rule": "converged", "verdict": "inferior"}, row | {"rule": "authors", "verdict": "other"}]
-    pd.DataFrame(rows).to_csv(tmp_path / "claim.csv")
-    print_findings(run, tmp_path)
-    assert (
-        capsys.readouterr().out.splitlines()[1].endswith("90 % intervals): a -1.50 points (-2.00 to -1.00), inferior.")
-    )
+    for verdict, margin, words in [
+        ("inferior", 1, "a loss beyond the margin of 1 point"),
+        ("non-inferior", 0.5, "no loss beyond the margin of 0.5 points"),
+        ("inconclusive", 2, "open at the margin of 2 points"),
+        ("ended by the cap", 2, "ended by the cap"),
+    ]:
+        rows = [row | {"rule": "converged", "verdict": verdict, "margin": margin}, row | {"rule": "authors"}]
+        pd.DataFrame(rows).to_csv(tmp_path / "claim.csv")
+        print_findings(run, tmp_path)
+        said = capsys.readouterr().out.splitlines()[1]
+        assert "trained to convergence; " in said
+        assert said.endswith(f"90 % intervals): a -1.50 points (-2.00 to -1.00), {words}.")
 
 
 def test_a_sentence_from_trainings_that_a_cap_ended_says_so():
@@ -128,7 +134,9 @@ def test_a_sentence_from_trainings_that_a_cap_ended_says_so():
     pair = [dict(other, arm=arm, capped=False) for arm in ("multitask, converged", "dedicated, converged")]
     assert summary({"experiment": "E1", "results": [other, *pair]}) == plain
     recipe = [dict(other, arm=f"{arm}, converged") for arm in ("multitask", "as released", "random", "small")]
-    assert summary({"experiment": "recipe", "results": recipe}).endswith(f"a small network a +0.00{more}")
+    assert summary({"experiment": "recipe", "results": recipe}).endswith(
+        "a small network a +0.00; all trainings were ended by the cap on epochs"
+    )
 
 
 def test_boxes_of_an_executed_notebook_follow_the_records_and_nothing_else_of_it_changes(tmp_path):

@@ -1,8 +1,8 @@
 """The process that jobs are forked from, and what is forked from it: a job's process, and from that its kernel.
 
 A fork is safe only while its process has no threads, so the first imports and waits, and a job's process forks that of
-its kernel before anything else. The kernel leaves through `main`, so that it ends as any Python program does, but for
-one thing: to take apart what was imported would take longer than a small notebook (measured).
+its kernel before anything else. The kernel leaves through `main` and what was registered with `atexit`, as any Python
+program does; then it ends at once, as to take apart what was imported takes longer than a small notebook (measured).
 """
 
 import atexit
@@ -30,7 +30,7 @@ IMPORTED = ("papermill", "ipykernel.kernelapp", "torch._dynamo", "sklearn.datase
 
 def main() -> None:
     """Be the source: import, then fork a job for each request from the socket that is standard input, until it ends."""
-    atexit.register(_leave)  # what is registered first is done last
+    atexit.register(_leave)  # done after all that is registered from here on
     scratch = os.getcwd()
     sys.path.remove("")  # a kernel puts it where it wants to have it
     spare_addresses()

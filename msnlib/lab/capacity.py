@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from msnlib.lab.differences import Difference, over_pairs
+from msnlib.lab.differences import Difference, between, over_pairs
 from msnlib.lab.pooling import headline, over_seeds
 from msnlib.lab.report import markdown
 
@@ -19,6 +19,11 @@ CHOICES = {  # arm -> what it is, in words
     "random": "random choice",
     "random evened": "random choice with evened heads",
     "small": "small dense networks",
+}
+CONTRASTS = {  # what the results page compares: one arm less another
+    "the paper's less random": ("multitask", "random"),
+    "heads evened: the paper's less random": ("multitask evened", "random evened"),
+    "heads evened: random less small": ("random evened", "small"),
 }
 _ARM = r"^(?P<choice>[a-z ]+) T=(?P<count>\d+)(?: width=(?P<width>\d+))?$"
 
@@ -86,8 +91,8 @@ class OneCurve(NamedTuple):
     wide: int
 
     def __str__(self) -> str:
-        where = f"{self.narrow} and {self.wide} units at {self.inputs:g} inputs"
-        return f"{self.verdict} (farthest apart {self.largest} points, {where})"
+        pair = f"{self.wide} less {self.narrow} units at {self.inputs:g} inputs"
+        return f"{self.verdict} (farthest apart are {pair}: {self.largest} points)"
 
 
 def one_curve(records: pd.DataFrame, choice: str) -> OneCurve | None:
@@ -130,15 +135,16 @@ def widths_table(records: pd.DataFrame, choice: str) -> pd.DataFrame:
     means = rows.groupby(["inputs", "width"])["value"].mean()
     lines = {}
     for inputs in sorted({inputs for inputs, *_ in found}):
-        here = {(wide, narrow): found[key] for key in found for at, narrow, wide in [key] if at == inputs}
-        wide, narrow = max(here, key=lambda pair: abs(here[pair].difference))
+        here = [key for key in found if key[0] == inputs]
+        _, narrow, wide = where = max(here, key=lambda key: abs(found[key].difference))
         cells = {f"{width} units": f"{value:.2f}" for width, value in means[inputs].items()}
-        lines[f"{inputs:g}"] = cells | {"farthest apart": f"{wide} less {narrow}: {here[wide, narrow]}"}
+        lines[f"{inputs:g}"] = cells | {"farthest apart": f"{wide} less {narrow}: {found[where]}"}
     return pd.DataFrame.from_dict(lines, orient="index").rename_axis("inputs a unit")
 
 
 def capacity_section(records: pd.DataFrame) -> str:
-    """Return notebook 10's larger runs as Markdown: accuracy by number of tasks, then widths at equal inputs a unit.
+    """Return notebook 10's larger runs as Markdown: accuracy of the widest network by number of tasks, differences of
+    arms there, with the most tasks also by place in the order, and the widths at equal inputs a unit.
 
     Args:
         records: as `msnlib.lab.records.read_records` gives them.
@@ -151,18 +157,40 @@ def capacity_section(records: pd.DataFrame) -> str:
     counts = sorted(points.index.unique("count"))
     cells = {key: f"{row['mean']:.1f} ± {row['sd']:.1f}" for key, row in points.iterrows()}
     body = [[f"{count}", *(cells.get((choice, count), "") for choice in choices)] for count in counts]
-    scope = f"`{shown['profile'].iloc[0]}`, {shown['seed'].nunique()} seeds"
-    header = ["tasks", *(CHOICES[choice] for choice in choices)]
-    title = "**Accuracy in %, mean and standard deviation over seeds**"
-    parts = [f"{title} ({scope})\n\n{markdown(header, body, first_number=1)}"]
+    capped = full_networks(shown)["capped"].eq(True).sum() if "capped" in shown else 0
+    scope = f"`{shown['profile'].iloc[0]}`, {shown['seed'].nunique()} seeds" + f", {capped} results capped" * bool(
+        capped
+    )
+    parts = [
+        ("Accuracy in %, mean and standard deviation over seeds", scope, ["tasks", *map(CHOICES.get, choices)], body)
+    ]
+    scope += ", 90 % t intervals"
+    pairs = {words: pair for words, pair in CONTRASTS.items() if set(pair) <= set(choices)}
+    body = [[f"{count}", *(_apart_at(shown, pair, count, "mean") for pair in pairs.values())] for count in counts[1:]]
+    parts.append(("One less the other, in points", scope, ["tasks", *pairs], body))
+    places = ("first", "middle", "last")
+    body = [[words, *(_apart_at(shown, pair, counts[-1], place) for place in places)] for words, pair in pairs.items()]
+    title = f"With {counts[-1]} tasks, by the place of the trained one in the order"
+    parts.append((title, scope, ["points", *places], body))
+    texts = [f"**{title}** ({scope})\n\n{markdown(header, body, 1)}" for title, scope, header, body in parts]
     for choice in choices:
         found = one_curve(shown, choice) if choice.endswith("evened") else None
         if found is not None:
             table = widths_table(shown, choice)
             body = [[inputs, *texts] for inputs, texts in zip(table.index, table.values, strict=True)]
-            title = f"**{CHOICES[choice].capitalize()}: {found.verdict}** ({scope}, 90 % t intervals)"
-            parts.append(f"{title}\n\n{markdown([table.index.name, *table.columns], body, first_number=1)}")
-    return "\n\n".join(parts)
+            texts.append(
+                f"**{CHOICES[choice].capitalize()}: {found.verdict}** ({scope})\n\n"
+                f"{markdown([table.index.name, *table.columns], body, 1)}\n\n"
+                f"Standard deviation between widths: {found.at_tasks:.2f} points at equal T, {found.at_inputs:.2f} at "
+                f"equal inputs; by chance about {found.chance:.2f}."
+            )
+    return "\n\n".join(texts)
+
+
+def _apart_at(records: pd.DataFrame, pair: tuple[str, str], count: int, task: str) -> str:
+    """One arm of the widest network less another, with so many tasks in it."""
+    width = full_networks(records)["width"].max()
+    return between(records, task, *(full_arm(choice, count, width) for choice in pair)).short()
 
 
 def _of(records: pd.DataFrame, choice: str) -> pd.DataFrame:
@@ -174,6 +202,8 @@ def _of(records: pd.DataFrame, choice: str) -> pd.DataFrame:
 def _apart(rows: pd.DataFrame) -> dict[tuple[float, int, int], Difference]:
     """(inputs, narrower, wider) -> difference of the two, wider less narrower, at the inputs that all widths have."""
     widths = sorted(rows["width"].unique())
+    if len(widths) < 2:
+        return {}
     common = rows.groupby("inputs")["width"].nunique()
     cells = rows.pivot(index="seed", columns=["inputs", "width"], values="value")
     return {

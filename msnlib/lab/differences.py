@@ -29,6 +29,11 @@ class Difference(NamedTuple):
         interval = f" ({self.low:+.2f} to {self.high:+.2f})" if self.seeds > 1 else ""
         return f"{self.difference:+.2f}{interval}"
 
+    def short(self) -> str:
+        """With one digit after the point, for a wide table."""
+        interval = f" ({self.low:+.1f} to {self.high:+.1f})" if self.seeds > 1 else ""
+        return f"{self.difference:+.1f}{interval}"
+
 
 def over_pairs(one: pd.Series, other: pd.Series) -> Difference:
     """The first less the second, seed by seed; both indexed by seed, and only seeds with both count.

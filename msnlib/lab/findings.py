@@ -88,10 +88,12 @@ def loss(claim: pd.DataFrame) -> str:
     scope += _margins(decided)
     if len(early):
         scope += f"; exploration, not counted: {', '.join(early)}" if made.any() else "; all of it exploration"
+    smaller = [name for name in claim["experiment"].unique() if name not in set(rows["experiment"])]
+    scope += f"; smaller: {', '.join(smaller)}" * bool(smaller)
     return "\n".join(
         [
-            f"**No loss on any task, against a network of its own: of {len(verdicts)} experiments of the paper "
-            f"{', '.join(answers)}.**",
+            f"**No loss beyond a margin on any task, against a network of its own: of {len(verdicts)} experiments of "
+            f"the paper {', '.join(answers)}.**",
             *(f"  - {part}" for part in [*parts, f"*{scope}.*"]),
         ]
     )
@@ -191,7 +193,9 @@ def limits(shown: pd.DataFrame) -> str:
     breaks = ours["max"] < random["min"]
     title = "It breaks where weights are scarce" if breaks else f"No break up to {last} tasks"
     rows = shown[shown["experiment"] == "capacity"]
-    words = {"multitask": "the paper's weights", "random": "random weights", "small": "small dense networks of as many"}
+    words = {"multitask": "weights as in the paper", "random": "random weights"}
+    words |= {"random evened": "random with even heads", "small": "small dense networks"}
+    words = {arm: name for arm, name in words.items() if {(arm, before), (arm, last)} <= set(points.index)}
     said = []
     for arm, name in words.items():
         then, now = points.loc[(arm, before)], points.loc[(arm, last)]
@@ -201,7 +205,7 @@ def limits(shown: pd.DataFrame) -> str:
     capped = means["capped"].eq(True).sum() if "capped" in means else 0
     ends = f"a cap on epochs ended trainings in {capped} of {len(means)} means" if capped else "trained to convergence"
     return (
-        f"**{title}.** Mean accuracy with {before}, then {last} tasks in one network: {'; '.join(said)}. "
+        f"**{title}.** Mean accuracy of three of {before}, then {last} tasks in one network: {'; '.join(said)}. "
         f"*{_scope(rows)}, {ends}.*"
     )
 

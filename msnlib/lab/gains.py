@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from msnlib.lab.differences import Difference, between
+from msnlib.lab.differences import between
 from msnlib.lab.findings import named
 from msnlib.lab.looks import title
 from msnlib.lab.pooling import headline, natural
@@ -89,10 +89,6 @@ def smaller_section(records: pd.DataFrame) -> str:
             arms = [f"{name}{pixels}, converged" for name in ("multitask", *CONTROLS)]
             found = [arm in set(own["arm"]) for arm in arms]
             if found[0] and any(found[1:]):
-                gaps = [_short(between(own, task, arms[0], arm)) if arm in set(own["arm"]) else "" for arm in arms[1:]]
+                gaps = [between(own, task, arms[0], arm).short() if arm in set(own["arm"]) else "" for arm in arms[1:]]
                 lines.append([f"{experiment} {title(task)}{pixels and ', scaled'}{fewer}", *gaps])
     return markdown([f"points, {most} seeds", *CONTROLS], lines, 1) if lines else "No run is made yet."
-
-
-def _short(found: Difference) -> str:
-    return f"{found.difference:+.1f} ({found.low:+.1f} to {found.high:+.1f})"

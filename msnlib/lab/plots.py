@@ -37,7 +37,7 @@ def style() -> None:
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
     plt.rcParams.update({"figure.dpi": 90, "axes.titlesize": "medium", "legend.fontsize": "small"})
     if plt.get_backend().endswith("inline"):
-        plt.switch_backend(plt.get_backend())  # else the first figure does, which brings the hook
+        plt.switch_backend(plt.get_backend())  # otherwise the first figure does, which installs the hook
         plt.uninstall_repl_displayhook()  # after a cell it draws each figure, which the backend draws anyway
 
 

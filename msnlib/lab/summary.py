@@ -35,13 +35,15 @@ def summary(record: dict[str, Any]) -> str:
     else:
         values = {(row["task"], row["arm"], row["metric"]): row["value"] for row in rows}
         said = _SPECIAL.get(record["experiment"], _differences)(values)
-    return said + _cap(rows) * ("ended by the cap" not in said) if said else _counted(len(rows))
+    return said + _cap(rows) if said else _counted(len(rows))
 
 
 def _cap(rows: list[dict[str, Any]]) -> str:
     """Say whether trainings that a run's sentence is about were ended by the cap on epochs."""
-    converged = [row for row in rows if row["arm"].endswith(CONVERGED)]
-    return "; some trainings were ended by the cap on epochs" * any(row.get("capped") for row in converged or rows)
+    converged = [row for row in rows if row["arm"].endswith(CONVERGED)] or rows
+    capped = [row.get("capped") in (True,) for row in converged]  # perhaps not known, or NaN
+    how_many = "all" if all(capped) else "some"
+    return f"; {how_many} trainings were ended by the cap on epochs" if any(capped) else ""
 
 
 def _counted(results: int) -> str:
@@ -97,19 +99,28 @@ def full_size(experiment: str, notebook: str, reports: Path) -> str:
         return f"{_LARGER[1]}: no record here."
     profile = records["profile"].iloc[0]
     seeds = records["seed"].nunique()
-    scope = f"{_LARGER[profile != 'paper']} ({profile}, {seeds} seed{'s' * (seeds != 1)}"
+    scope = f"{_LARGER[profile != 'paper']} (profile {profile}, {seeds} seed{'s' * (seeds != 1)}"
     table = pd.read_csv(reports / "claim.csv") if (reports / "claim.csv").is_file() else pd.DataFrame()
     rows = table[table["experiment"].eq(experiment)] if len(table) else table
     if len(rows):
         rows = rows[rows["rule"] == rows["rule"].iloc[0]]
-        cells = [f"{title(row.task)} {with_interval(row)}, {row.verdict}" for row in rows.itertuples()]
+        cells = [f"{title(row.task)} {with_interval(row)}, {_verdict(row)}" for row in rows.itertuples()]
         also = _larger_reading(notebook, reports) if experiment == "E6" else ""
-        compared = "one network against a network for each task, positive is better, 90 % intervals"
+        how = {"converged": "trained to convergence", "authors": "stopped as the authors did"}[rows["rule"].iloc[0]]
+        compared = f"{how}; one network less a network for each task, above 0 it is better, 90 % intervals"
         return f"{scope}; {compared}): {'; '.join(cells)}.{also}"
     if experiment in _OVER_SEEDS:
         return f"{scope}, 90 % intervals): {_OVER_SEEDS[experiment](records)}."
     means = over_seeds(records, ["task", "arm", "metric"])["mean"].rename("value").reset_index()
     return f"{scope}, means): {summary({'experiment': experiment, 'results': means.to_dict('records')})}."
+
+
+def _verdict(row: Any) -> str:
+    """A verdict of the claim in words, with its margin."""
+    unit = f"point{'s' * (row.margin != 1)}" if row.metric == "accuracy" else "% of the error"
+    margin = f"the margin of {row.margin:g} {unit}"
+    words = {"non-inferior": f"no loss beyond {margin}", "inferior": f"a loss beyond {margin}"}
+    return words.get(row.verdict) or (f"open at {margin}" if row.verdict == "inconclusive" else row.verdict)
 
 
 def _differences(values: Values, arms: tuple[str, str] = ("multitask", "dedicated")) -> str:
@@ -198,10 +209,10 @@ def _capacity(records: pd.DataFrame) -> str:
     cells = [f"{words} {_mean(means[choice])} %" for choice, words in CHOICES.items() if choice in means]
     count, width = rows["count"].iloc[0], rows["width"].iloc[0]
     of = f" of {width} units a layer" if width else ""
-    said = [f"{count} tasks in one network{of}: {', '.join(cells)}"]
+    said = [f"mean of three of {count} tasks in one network{of}: {', '.join(cells)}"]
     curves = {CHOICES[choice]: one_curve(records, choice) for choice in means if choice.endswith("evened")}
     curves = [f"{words}: {found}" for words, found in curves.items() if found is not None]
-    return "; ".join([*said, *[f"widths at equal inputs a unit, {', '.join(curves)}"] * bool(curves)])
+    return "; ".join([*said, *[f"one curve over inputs a unit? {', '.join(curves)}"] * bool(curves)])
 
 
 def _mean(values: list[float]) -> str:
@@ -241,10 +252,10 @@ def _starves(records: pd.DataFrame) -> str:
     found = found[found["density"] == found["density"].min()]
     said = []
     for contrast, words in (
-        ("random instead of scores", "random masks ahead of the paper's by"),
-        ("head evened out", "evening out the paper's head gives"),
-        ("random instead of scores, heads evened out", "random masks then ahead by"),
-        ("head whole instead of evened out", "a whole head instead gives"),
+        ("random instead of scores", "random masks less the paper's"),
+        ("random instead of scores, heads evened out", "the same with both heads evened"),
+        ("head evened out", "the paper's with an evened head less with a cut one"),
+        ("head whole instead of evened out", "with a whole head less with an evened one"),
     ):
         rows = found[found["contrast"] == contrast]
         if rows.empty:
@@ -252,7 +263,7 @@ def _starves(records: pd.DataFrame) -> str:
         cells = [
             f"{title(row.task)} {Difference(row.difference, row.low, row.high, row.seeds)}" for row in rows.itertuples()
         ]
-        said.append(f"{words} {', '.join(cells)}")
+        said.append(f"{words}: {', '.join(cells)}")
     return f"at density {found['density'].iloc[0]:g}, in points: {'; '.join(said)}"
 
 
