@@ -158,12 +158,10 @@ def capacity_section(records: pd.DataFrame) -> str:
     cells = {key: f"{row['mean']:.1f} ± {row['sd']:.1f}" for key, row in points.iterrows()}
     body = [[f"{count}", *(cells.get((choice, count), "") for choice in choices)] for count in counts]
     capped = full_networks(shown)["capped"].eq(True).sum() if "capped" in shown else 0
-    scope = f"`{shown['profile'].iloc[0]}`, {shown['seed'].nunique()} seeds" + f", {capped} results capped" * bool(
-        capped
-    )
-    parts = [
-        ("Accuracy in %, mean and standard deviation over seeds", scope, ["tasks", *map(CHOICES.get, choices)], body)
-    ]
+    scope = f"`{shown['profile'].iloc[0]}`, {shown['seed'].nunique()} seeds"
+    scope += f", {capped} results ended by the cap on epochs" * bool(capped)
+    header = ["tasks", *(CHOICES[choice] for choice in choices)]
+    parts = [("Accuracy in %, mean and standard deviation over seeds", scope, header, body)]
     scope += ", 90 % t intervals"
     pairs = {words: pair for words, pair in CONTRASTS.items() if set(pair) <= set(choices)}
     body = [[f"{count}", *(_apart_at(shown, pair, count, "mean") for pair in pairs.values())] for count in counts[1:]]
@@ -177,7 +175,7 @@ def capacity_section(records: pd.DataFrame) -> str:
         found = one_curve(shown, choice) if choice.endswith("evened") else None
         if found is not None:
             table = widths_table(shown, choice)
-            body = [[inputs, *texts] for inputs, texts in zip(table.index, table.values, strict=True)]
+            body = [[inputs, *cells] for inputs, cells in zip(table.index, table.values, strict=True)]
             texts.append(
                 f"**{CHOICES[choice].capitalize()}: {found.verdict}** ({scope})\n\n"
                 f"{markdown([table.index.name, *table.columns], body, 1)}\n\n"

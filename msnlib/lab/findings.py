@@ -230,11 +230,12 @@ def starving(shown: pd.DataFrame) -> str:
     starved = rows.loc[smallest, "dead_outputs"].gt(0).any() if "dead_outputs" in rows else False
     share = f"{100 * found['density'].iloc[0]:g} % of the weights each"
     opening = f"Of two tasks with {share} some outputs own none. Giving" if starved else f"With {share}, giving"
+    verb = "raises" if evened["low"].gt(0).all() else "changes"
     others = [task for task in evened["task"] if task not in set(left["task"])]
     unshown = f"; on {', '.join(map(title, others))} that is not shown" if len(left) and others else ""
     ahead = f" Even then random weights are ahead on {_points(left, ' by')}{unshown}." if len(left) else ""
     return (
-        f"  - {opening} all outputs of a head equally many raises the paper's choice by, in points, "
+        f"  - {opening} all outputs of a head equally many {verb} the paper's choice by, in points, "
         f"{_points(evened)}.{ahead} *{scope}.*"
     )
 
