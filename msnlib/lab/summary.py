@@ -11,7 +11,7 @@ from msnlib.files import CHECKOUT, replacing
 from msnlib.lab.capacity import CHOICES, one_curve, widest
 from msnlib.lab.differences import Difference, between
 from msnlib.lab.factorial import effects
-from msnlib.lab.findings import with_interval
+from msnlib.lab.findings import EXPERIMENTS, with_interval
 from msnlib.lab.looks import title
 from msnlib.lab.notebooks import read_notebook
 from msnlib.lab.pooling import headline, over_seeds
@@ -99,7 +99,8 @@ def full_size(experiment: str, notebook: str, reports: Path) -> str:
         return f"{_LARGER[1]}: no record here."
     profile = records["profile"].iloc[0]
     seeds = records["seed"].nunique()
-    scope = f"{_LARGER[profile != 'paper']} (profile {profile}, {seeds} seed{'s' * (seeds != 1)}"
+    published = profile == "paper" and experiment in EXPERIMENTS
+    scope = f"{_LARGER[not published]} (profile {profile}, {seeds} seed{'s' * (seeds != 1)}"
     table = pd.read_csv(reports / "claim.csv") if (reports / "claim.csv").is_file() else pd.DataFrame()
     rows = table[table["experiment"].eq(experiment)] if len(table) else table
     if len(rows):
