@@ -165,9 +165,9 @@ def scripted(monkeypatch):
 
         def measured(net, task, split):
             assert split == "valid"
-            return {task.name: {task.metric: 0.0, "loss": next(left[task.name])}}
+            return {task.metric: 0.0, "loss": next(left[task.name])}
 
-        monkeypatch.setattr(learner, "evaluate", measured)
+        monkeypatch.setattr(learner, "measured", measured)
 
     return script
 
@@ -316,7 +316,7 @@ def test_an_epoch_visits_every_example_once_in_an_order_of_its_own(make_task, mo
     a = make_task("a", examples=26)
     net, seen = network(a), []
     monkeypatch.setattr(type(a), "loss", lambda self, p, y: seen.append(p.tolist()) or p.sum())
-    monkeypatch.setattr(learner, "evaluate", lambda net, task, split: {"a": {"accuracy": 0.0, "loss": 0.0}})
+    monkeypatch.setattr(learner, "measured", lambda net, task, split: {"accuracy": 0.0, "loss": 0.0})
     fit(net, a, epochs=2, optimizer=partial(torch.optim.SGD, weight_decay=0), learning_rate=1e-30)
     epochs = [[tuple(row) for batch in seen[k : k + 4] for row in batch] for k in (0, 4)]
     with using(net, "a"):
