@@ -99,7 +99,7 @@ def test_a_run_of_several_widths_says_both_what_it_reached_and_whether_there_is_
     reached = "the paper's choice 94.00 %, the paper's with evened heads 94.00 %"
     assert said.startswith(f"mean of three of 16 tasks in one network of 256 units a layer: {reached}; ")
     assert (
-        "; one curve over inputs a unit? the paper's with evened heads: open (farthest apart are 128 less 64 units"
+        "; one curve over inputs a unit? the paper's with evened heads: open (farthest apart are 128 minus 64 units"
         in said
     )
 
@@ -107,8 +107,8 @@ def test_a_run_of_several_widths_says_both_what_it_reached_and_whether_there_is_
 def test_the_table_of_widths_shows_the_pair_that_is_farthest_apart():
     table = widths_table(_curve(lambda w, t, s: (0.1 * s - 2) * (w == 128 and t == 2)), "multitask evened")
     assert list(table.index) == ["16", "32", "64"]
-    assert table.loc["64"].tolist() == ["96.00", "94.10", "96.00", "128 less 64: -1.90 (-2.07 to -1.73)"]
-    assert table.loc["16", "farthest apart"] == "128 less 64: +0.00 (+0.00 to +0.00)"
+    assert table.loc["64"].tolist() == ["96.00", "94.10", "96.00", "128 minus 64: -1.90 (-2.07 to -1.73)"]
+    assert table.loc["16", "farthest apart"] == "128 minus 64: +0.00 (+0.00 to +0.00)"
     assert widths_table(_curve(widths=(64,)), "multitask evened").empty
 
 
@@ -131,12 +131,12 @@ def test_the_page_says_accuracy_by_tasks_and_what_widths_have_in_common(tmp_path
     assert _cells(accuracy[-1]) == ["16", *4 * ["94.0 ± 1.0"]]
     assert apart[0].endswith("(`laptop`, 3 seeds, 90 % t intervals)")
     assert [_cells(line) for line in apart[2:]][::5] == [
-        ["tasks", "the paper's less random"], ["16", "+0.0 (+0.0 to +0.0)"]
+        ["tasks", "the paper's minus random"], ["16", "+0.0 (+0.0 to +0.0)"]
     ]  # fmt: skip
     assert places[0].startswith("With 16 tasks, by the place")
     low = 2 - 2.919986 / 3**0.5  # of 1, 2 and 3
     zero = "+0.0 (+0.0 to +0.0)"
-    assert _cells(places[-1]) == ["the paper's less random", zero, zero, f"-2.0 ({low - 4:+.1f} to {-low:+.1f})"]
+    assert _cells(places[-1]) == ["the paper's minus random", zero, zero, f"-2.0 ({low - 4:+.1f} to {-low:+.1f})"]
     assert curve[0].startswith("The paper's with evened heads: one curve** (")
     assert curve[-1] == (
         "Standard deviation between widths: 1.00 points at equal T, 0.00 at equal inputs; by chance about 0.58."

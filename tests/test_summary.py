@@ -62,7 +62,7 @@ def _pair(task, own, control, metric="accuracy", arms=("multitask", "dedicated")
          "while the other task trains, a subnetwork moves by 0, one kept by masking gradients by 0.80"),
         ("starves", [("a", f"density {share} {mask}, redrawn, converged", "accuracy", value) for share in (0.1, 1e-05)
                      for mask, value in (("snip, cut", 50), ("random, cut", 60), ("snip, evened", 58))],
-         "at density 1e-05, in points: random masks less the paper's: a +10.00; the paper's with an evened head less "
+         "at density 1e-05, in points: random masks minus the paper's: a +10.00; the paper's with an evened head minus "
          "with a cut one: a +8.00"),
         ("recipe", [("a", f"{arm}, converged", "accuracy", value) for arm, value in
                     (("multitask", 90), ("as released", 87), ("random", 91), ("small", 90))],

@@ -20,10 +20,10 @@ CHOICES = {  # arm -> what it is, in words
     "random evened": "random choice with evened heads",
     "small": "small dense networks",
 }
-CONTRASTS = {  # what the results page compares: one arm less another
-    "the paper's less random": ("multitask", "random"),
-    "heads evened: the paper's less random": ("multitask evened", "random evened"),
-    "heads evened: random less small": ("random evened", "small"),
+CONTRASTS = {  # what the results page compares: one arm minus another
+    "the paper's minus random": ("multitask", "random"),
+    "heads evened: the paper's minus random": ("multitask evened", "random evened"),
+    "heads evened: random minus small": ("random evened", "small"),
 }
 _ARM = r"^(?P<choice>[a-z ]+) T=(?P<count>\d+)(?: width=(?P<width>\d+))?$"
 
@@ -91,7 +91,7 @@ class OneCurve(NamedTuple):
     wide: int
 
     def __str__(self) -> str:
-        pair = f"{self.wide} less {self.narrow} units at {self.inputs:g} inputs"
+        pair = f"{self.wide} minus {self.narrow} units at {self.inputs:g} inputs"
         return f"{self.verdict} (farthest apart are {pair}: {self.largest} points)"
 
 
@@ -138,7 +138,7 @@ def widths_table(records: pd.DataFrame, choice: str) -> pd.DataFrame:
         here = [key for key in found if key[0] == inputs]
         _, narrow, wide = where = max(here, key=lambda key: abs(found[key].difference))
         cells = {f"{width} units": f"{value:.2f}" for width, value in means[inputs].items()}
-        lines[f"{inputs:g}"] = cells | {"farthest apart": f"{wide} less {narrow}: {found[where]}"}
+        lines[f"{inputs:g}"] = cells | {"farthest apart": f"{wide} minus {narrow}: {found[where]}"}
     return pd.DataFrame.from_dict(lines, orient="index").rename_axis("inputs a unit")
 
 
@@ -165,7 +165,7 @@ def capacity_section(records: pd.DataFrame) -> str:
     scope += ", 90 % t intervals"
     pairs = {words: pair for words, pair in CONTRASTS.items() if set(pair) <= set(choices)}
     body = [[f"{count}", *(_apart_at(shown, pair, count, "mean") for pair in pairs.values())] for count in counts[1:]]
-    parts.append(("One less the other, in points", scope, ["tasks", *pairs], body))
+    parts.append(("Differences in points", scope, ["tasks", *pairs], body))
     places = ("first", "middle", "last")
     body = [[words, *(_apart_at(shown, pair, counts[-1], place) for place in places)] for words, pair in pairs.items()]
     title = f"With {counts[-1]} tasks, by the place of the trained one in the order"

@@ -108,7 +108,7 @@ def full_size(experiment: str, notebook: str, reports: Path) -> str:
         cells = [f"{title(row.task)} {with_interval(row)}, {_verdict(row)}" for row in rows.itertuples()]
         also = _larger_reading(notebook, reports) if experiment == "E6" else ""
         how = {"converged": "trained to convergence", "authors": "stopped as the authors did"}[rows["rule"].iloc[0]]
-        compared = f"{how}; one network less a network for each task, above 0 it is better, 90 % intervals"
+        compared = f"{how}; one network minus a network for each task, above 0 it is better, 90 % intervals"
         return f"{scope}; {compared}): {'; '.join(cells)}.{also}"
     if experiment in _OVER_SEEDS:
         return f"{scope}, 90 % intervals): {_OVER_SEEDS[experiment](records)}."
@@ -253,10 +253,10 @@ def _starves(records: pd.DataFrame) -> str:
     found = found[found["density"] == found["density"].min()]
     said = []
     for contrast, words in (
-        ("random instead of scores", "random masks less the paper's"),
+        ("random instead of scores", "random masks minus the paper's"),
         ("random instead of scores, heads evened out", "the same with both heads evened"),
-        ("head evened out", "the paper's with an evened head less with a cut one"),
-        ("head whole instead of evened out", "with a whole head less with an evened one"),
+        ("head evened out", "the paper's with an evened head minus with a cut one"),
+        ("head whole instead of evened out", "with a whole head minus with an evened one"),
     ):
         rows = found[found["contrast"] == contrast]
         if rows.empty:
