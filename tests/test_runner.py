@@ -420,6 +420,15 @@ def test_a_kernel_takes_no_port_that_another_could_take_first(tmp_path, capsys):
     assert msn("run", "--notebooks", tmp_path / "notebooks", "--out", tmp_path / "out") == 0, capsys.readouterr().err
 
 
+def test_runs_are_listed_in_the_order_of_notebooks_and_seeds_however_they_were_started(tmp_path, capsys):
+    for name in ("01_a", "02_b"):
+        good_notebook(tmp_path / "notebooks", name)
+    where = ("--notebooks", tmp_path / "notebooks", "--out", tmp_path / "out")
+    assert msn("run", "2", "1", "--seeds", "1,0", *where) == 0, capsys.readouterr().err
+    listed = re.findall(r"(\d\d_[ab])/quick-seed(\d)/\S+ \(\d+ s\)", capsys.readouterr().out)
+    assert listed == [("01_a", "0"), ("01_a", "1"), ("02_b", "0"), ("02_b", "1")]
+
+
 def test_a_figure_is_drawn_once_for_its_margins_and_once_to_be_shown(tmp_path, capsys):
     count = """import matplotlib.figure, matplotlib.pyplot as plt
 from msnlib.lab import style

@@ -239,7 +239,7 @@ def _move_into_place(part: Path, target: Path) -> None:
 def spare_addresses() -> None:
     """Keep jsonschema from importing a module with which it would check addresses, which no notebook has.
 
-    JupyterLab brings it, and it takes a second or two of a processor (measured).
+    JupyterLab brings it, and it takes from half a second to two of a processor (measured).
     """
     sys.modules["rfc3987_syntax"] = None
 
