@@ -1,6 +1,8 @@
 """What one run found, in a line: from records whose numbers are known by hand, and from every committed one."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -179,3 +181,9 @@ def test_boxes_of_committed_pages_are_of_the_committed_records(path):
     assert [said in "".join(line for o in cell["outputs"] for line in o["text"]) for cell in boxes] == [True] * len(
         boxes
     )
+
+
+def test_the_end_of_a_command_does_not_wait_for_torch():
+    program = "import sys, msnlib.lab.report, msnlib.lab.summary; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

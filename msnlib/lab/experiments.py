@@ -15,7 +15,7 @@ from msnlib.lab.plots import style
 from msnlib.lab.pooling import over_seeds, pooled
 from msnlib.lab.precision import choose_precision
 from msnlib.lab.published import published_value
-from msnlib.lab.records import TEST_ROWS, Run, read_records
+from msnlib.lab.records import ENDING, TEST_ROWS, Run, read_records
 from msnlib.lab.report import format_value
 from msnlib.lab.stored import activate
 from msnlib.measuring import predict
@@ -23,10 +23,10 @@ from msnlib.networks import MultitaskNetwork
 from msnlib.seeding import seed_everything
 from msnlib.selection import Choose, Rule
 from msnlib.task import Task
-from msnlib.training import CONVERGED, History, SequenceHistory, Stopping
+from msnlib.training import History, SequenceHistory, Stopping
 
 CONTROLS = ("dedicated", "pruned", "small")
-SUFFIXES = {"the authors' rule": "", "training to convergence": f", {CONVERGED.name}"}  # of arms, see `record`
+SUFFIXES = {"the authors' rule": "", "training to convergence": ENDING}  # of arms, see `record`
 
 
 class Started(NamedTuple):

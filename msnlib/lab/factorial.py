@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from msnlib.lab.differences import Difference, over_pairs
-from msnlib.training import CONVERGED
+from msnlib.lab.records import ENDING
 
 HEADS = ("cut", "evened", "whole")
 VALUES = ("redrawn", "kept")
@@ -33,7 +33,7 @@ class Mask(NamedTuple):
         return f"density {density:g} {', '.join(self)}"
 
 
-_ARM = r"^density (?P<density>\S+) (?P<saliency>\w+), (?P<head>\w+), (?P<values>\w+)" + f", {CONVERGED.name}$"
+_ARM = r"^density (?P<density>\S+) (?P<saliency>\w+), (?P<head>\w+), (?P<values>\w+)" + f"{ENDING}$"
 
 
 def _all(saliency: str, values: str) -> list[Mask]:

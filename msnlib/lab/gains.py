@@ -8,6 +8,7 @@ from msnlib.lab.differences import between
 from msnlib.lab.findings import named
 from msnlib.lab.looks import title
 from msnlib.lab.pooling import headline, natural
+from msnlib.lab.records import ENDING
 from msnlib.lab.published import published_table, published_value, repeating_arm
 from msnlib.lab.report import markdown
 
@@ -30,7 +31,7 @@ def gains_section(records: pd.DataFrame) -> str:
         figures = [published_value(experiment, task, arm, "accuracy") for arm in pair]
         if None in figures or not set(pair) <= set(own["arm"]):
             continue
-        by_rule = [between(own, task, *(arm + ending for arm in pair)) for ending in ("", ", converged")]
+        by_rule = [between(own, task, *(arm + ending for arm in pair)) for ending in ("", ENDING)]
         values = own.pivot(index="seed", columns="arm", values="value")
         each = values[pair[0]] - values[pair[1]]
         seeds = (
@@ -43,7 +44,7 @@ def gains_section(records: pd.DataFrame) -> str:
     return markdown(header, lines, first_number=1) if lines else "No run is made yet."
 
 
-def controls_section(records: pd.DataFrame, ending: str = ", converged") -> str:
+def controls_section(records: pd.DataFrame, ending: str = ENDING) -> str:
     """Return the runs at the published size that were asked for all arms (``-p arms all``) as Markdown: a table per
     experiment, of arms and tasks. Behind an accuracy stands how many of the task's outputs own no weight, if any.
 
@@ -86,7 +87,7 @@ def smaller_section(records: pd.DataFrame) -> str:
         seeds = own["seed"].nunique()
         fewer = f", {seeds} seeds" if seeds < most else ""
         for pixels in ("", " scaled"):
-            arms = [f"{name}{pixels}, converged" for name in ("multitask", *CONTROLS)]
+            arms = [f"{name}{pixels}{ENDING}" for name in ("multitask", *CONTROLS)]
             found = [arm in set(own["arm"]) for arm in arms]
             if found[0] and any(found[1:]):
                 gaps = [between(own, task, arms[0], arm).short() if arm in set(own["arm"]) else "" for arm in arms[1:]]

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from msnlib.lab.looks import FREE, Look, arm_looks, looks, title
 from msnlib.lab.published import published_value
-from msnlib.lab.records import Run
+from msnlib.lab.records import ENDING, Run
 from msnlib.lab.report import format_value
 from msnlib.task import Task
 from msnlib.training import History
@@ -178,7 +178,7 @@ def dots(run: Run) -> None:
             if run.configuration["profile"] != "quick" and published is not None:
                 ax.plot([published] * 2, [place - 0.45, place + 0.45], "black", linewidth=4, label="published")
         for place, way in enumerate(ways):
-            found = [rows["value"].get(way + rule) for rule in ("", ", converged")]
+            found = [rows["value"].get(way + rule) for rule in ("", ENDING)]
             text = " | ".join(dict.fromkeys(format_value(metric, value) for value in found if value is not None))
             ax.text(1.02, place, text, transform=ax.get_yaxis_transform(), va="center", fontsize=9)
         head(ax, look)

@@ -21,7 +21,7 @@ from msnlib.lab.pooling import headline, natural, rank
 from msnlib.lab.power import power_table
 from msnlib.lab.published import published_table, repeated_value
 from msnlib.lab.recipe import recipe_table
-from msnlib.lab.records import read_records
+from msnlib.lab.records import ENDING, read_records
 from msnlib.lab.report import EmptyReport, format_difference, format_value, markdown, report_table
 from msnlib.lab.summary import refresh_findings
 
@@ -242,9 +242,9 @@ def recipe_section(records: pd.DataFrame) -> str:
 def precision_section(records: pd.DataFrame) -> str:
     """Return `precisions` after training to convergence as Markdown, a line per task and arm."""
     rows = precisions(records)
-    rows = rows[rows["arm"].str.endswith(", converged") & rows["profile"].ne("quick")]
+    rows = rows[rows["arm"].str.endswith(ENDING) & rows["profile"].ne("quick")]
     body = [
-        [f"`{row.profile}`, {title(row.task)}", row.arm.removesuffix(", converged"), f"{row.float32:.2f}"]
+        [f"`{row.profile}`, {title(row.task)}", row.arm.removesuffix(ENDING), f"{row.float32:.2f}"]
         + [str(Difference(row.difference, row.low, row.high, row.seeds)), f"{row.seeds}"]
         for row in rows.itertuples()
     ]

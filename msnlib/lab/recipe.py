@@ -6,6 +6,7 @@ import pandas as pd
 
 from msnlib.lab.differences import between
 from msnlib.lab.looks import title
+from msnlib.lab.records import ENDING
 
 OURS = "multitask"
 # What differs from ours, one thing at a time -> in words; the controls are other networks.
@@ -23,7 +24,7 @@ ARMS = {
 }
 
 
-def recipe_table(records: pd.DataFrame, ending: str = ", converged") -> pd.DataFrame:
+def recipe_table(records: pd.DataFrame, ending: str = ENDING) -> pd.DataFrame:
     """How far each arm is ahead of ours, in points of accuracy with its 90 % t interval over seeds, as texts.
 
     Args:

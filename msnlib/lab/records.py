@@ -29,6 +29,7 @@ FORMAT = "msnlib record 1"
 NUMERICS = 1  # revision of the code that decides a run's numbers: runs of different revisions are never averaged
 RESULT_COLUMNS = ("task", "arm", "metric", "value", "seconds")
 TEST_ROWS = "test rows"  # in place of an arm, beside the outcomes of test examples
+ENDING = ", converged"  # of an arm's name, where training ended by `msnlib.CONVERGED`, not as the authors' did
 NOTES = ("capped", "dead_outputs")  # what a result may say beside; records made before they existed have neither
 RECORD_COLUMNS = (
     *("experiment", "notebook", "profile", "seed"),

@@ -15,13 +15,12 @@ from msnlib.lab.findings import EXPERIMENTS, with_interval
 from msnlib.lab.looks import title
 from msnlib.lab.notebooks import read_notebook
 from msnlib.lab.pooling import headline, over_seeds
-from msnlib.lab.records import Run, read_records
+from msnlib.lab.records import ENDING, Run, read_records
 from msnlib.lab.related import CONTRASTS, larger_repeats, repeats, worth
 from msnlib.lab.report import format_difference
 from msnlib.lab.statistics import interval
 
 Values = dict[tuple[str, str, str], float]  # (task, arm, metric) -> value
-CONVERGED = ", converged"
 _LARGER = ("Full-size runs", "Larger runs")  # how a line of `full_size` begins
 
 
@@ -40,7 +39,7 @@ def summary(record: dict[str, Any]) -> str:
 
 def _cap(rows: list[dict[str, Any]]) -> str:
     """Say whether trainings that a run's sentence is about were ended by the cap on epochs."""
-    converged = [row for row in rows if row["arm"].endswith(CONVERGED)] or rows
+    converged = [row for row in rows if row["arm"].endswith(ENDING)] or rows
     capped = [row.get("capped") in (True,) for row in converged]  # perhaps not known, or NaN
     how_many = "all" if all(capped) else "some"
     return f"; {how_many} trainings were ended by the cap on epochs" if any(capped) else ""
@@ -130,7 +129,7 @@ def _differences(values: Values, arms: tuple[str, str] = ("multitask", "dedicate
     for metric, unit in (("accuracy", "points"), ("mse", "% of the error")):
         cells = []
         for task in dict.fromkeys(key[0] for key in values):
-            for ending in (CONVERGED, ""):
+            for ending in (ENDING, ""):
                 pair = [values.get((task, arm + ending, metric)) for arm in arms]
                 if None not in pair:
                     own, control = pair
@@ -229,8 +228,8 @@ def _density(values: Values) -> str:
         return ""
     prefix, cells = f"density {shares[0]:g}", {}
     for (task, arm, metric), value in values.items():
-        if metric == "accuracy" and arm.startswith(prefix) and arm.endswith(CONVERGED):
-            way = arm.removeprefix(prefix).removesuffix(CONVERGED).strip() or "gradient"
+        if metric == "accuracy" and arm.startswith(prefix) and arm.endswith(ENDING):
+            way = arm.removeprefix(prefix).removesuffix(ENDING).strip() or "gradient"
             cells.setdefault(way, []).append(f"{title(task)} {value:.2f}")
     said = "; ".join(f"{way}: {', '.join(found)}" for way, found in cells.items())
     return f"at density {shares[0]:g}, accuracy in % by choice: {said}"
@@ -271,11 +270,11 @@ def _starves(records: pd.DataFrame) -> str:
 def _recipe(records: pd.DataFrame) -> str:
     """Say how far the release's recipe and the controls of as many weights are from ours, trained to convergence."""
     words = {"as released": "the release's recipe", "random": "random masks", "small": "a small network"}
-    if not {arm + CONVERGED for arm in ("multitask", *words)} <= set(records["arm"]):
+    if not {arm + ENDING for arm in ("multitask", *words)} <= set(records["arm"]):
         return ""
     said = []
     for arm, name in words.items():
-        pair = (arm + CONVERGED, "multitask" + CONVERGED)
+        pair = (arm + ENDING, "multitask" + ENDING)
         cells = [f"{title(task)} {between(records, task, *pair)}" for task in records["task"].unique()]
         said.append(f"{name} {', '.join(cells)}")
     return f"points from ours, both trained to convergence: {'; '.join(said)}"
