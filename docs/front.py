@@ -6,7 +6,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 import yaml
-from runs import heading_of
 
 from msnlib.lab.capacity import widest
 from msnlib.lab.looks import arm_looks, title
@@ -15,6 +14,7 @@ from msnlib.lab.plots import style
 from msnlib.lab.pooling import headline, over_seeds
 from msnlib.lab.records import read_records
 from msnlib.lab.report import format_value
+from runs import heading_of
 
 DENSITY_ARMS = {"": "multitask", " reversed": "reversed", " random": "random"}  # as the records name them
 _ALTERNATIVE = "a line per way of choosing weights; the numbers are in the table below"

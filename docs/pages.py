@@ -15,13 +15,13 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from front import write_parts
-from runs import write_pages
 from sphinx.cmd.build import build_main
 
 import msnlib
+from front import write_parts
 from msnlib.command.jobs import choose_notebooks
 from msnlib.files import UsageError
+from runs import write_pages
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = ("msnlib.__main__", "msnlib.command.arguments", "msnlib.command.cli")  # `msn --help` describes them

@@ -8,8 +8,8 @@ from msnlib.lab.differences import between
 from msnlib.lab.findings import named
 from msnlib.lab.looks import title
 from msnlib.lab.pooling import headline, natural
-from msnlib.lab.records import ENDING
 from msnlib.lab.published import published_table, published_value, repeating_arm
+from msnlib.lab.records import ENDING
 from msnlib.lab.report import markdown
 
 ARMS = ("multitask", "dedicated")
