@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import psutil
 
@@ -255,13 +255,25 @@ def execute() -> None:
     threading.Thread(target=_end_with_parent, args=(scratch,), daemon=True).start()
     spare_addresses()
     from papermill import execute_notebook
+    from papermill.engines import NBClientEngine, papermill_engines
     from traitlets.config import Config
 
+    class Engine(NBClientEngine):
+        """Papermill's, but the notebook is not saved around every cell, of text too: only after one of code."""
+
+        @classmethod
+        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **how: Any) -> None:
+            complete = nb_man.cell_complete
+            nb_man.cell_start = lambda cell, cell_index: None
+            nb_man.cell_complete = lambda cell, **place: cell.cell_type == "code" and complete(cell, **place)
+            super().execute_managed_notebook(nb_man, kernel_name, **how)
+
+    papermill_engines.register("msn", Engine)
     # The kernel listens at files in the scratch folder, by a relative path as that of a socket may not have many
     # letters: a port that was free when Jupyter chose it may be taken when the kernel binds it, and of notebooks that
     # start at the same time some fail (papermill's issue 511).
     kernel = {"connection_file": "../kernel.json"} | ({"transport": "ipc"} if os.name == "posix" else {})
-    execute_notebook(**arguments, config=Config(KernelManager=kernel))
+    execute_notebook(**arguments, engine_name="msn", config=Config(KernelManager=kernel))
 
 
 def _end_with_parent(scratch: str) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+import torch
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import BoundaryNorm, ListedColormap
@@ -43,24 +44,32 @@ def style() -> None:
 
 def samples(group: Sequence[Task], count: int = 10) -> None:
     """The first test examples of every task, a row each: images as pictures, tables as bars of their columns."""
-    figure, axes = plt.subplots(len(group), count, figsize=(count, 1.25 * len(group)), squeeze=False)
+    figure, axes = plt.subplots(len(group), squeeze=False, figsize=(count, 1.2 * len(group)))  # more would take seconds
     shown = looks(task.name for task in group)
-    for row, task in zip(axes, group, strict=True):
+    for ax, task in zip(axes.flat, group, strict=True):
         x, y = task.test
-        for ax, example, target in zip(row, x[:count].cpu(), y[:count].cpu(), strict=False):
+        for place, (example, target) in enumerate(zip(x[:count].cpu(), y[:count].cpu(), strict=False)):
+            left = 1.06 * place
             if example.dim() > 1:  # (H, W), or (channels, H, W) in colours from 0 to 1
-                ax.imshow(example if example.dim() == 2 else example.movedim(0, -1), cmap="Greys")
+                picture = example if example.dim() == 2 else example.movedim(0, -1)
+                ax.imshow(picture, cmap="Greys", extent=(left, left + 1, 0, 1))
             else:
-                ax.bar(range(len(example)), example, color="0.4")
+                low, high = min(0, float(example.min())), max(0, float(example.max()))
+                across = (torch.arange(len(example)) + 0.5) / len(example)
+                heights = (torch.stack([torch.zeros_like(example), example]) - low) / ((high - low) or 1)
+                ax.vlines(left + across, *heights, color="0.4", linewidth=40 / len(example))
+            ax.add_patch(Rectangle((left, 0), 1, 1, fill=False, edgecolor="0.8", clip_on=False))
             label = f"{float(target):.2f}" if task.kind == "regression" else str(int(target))
             label = task.labels[int(target)] if task.labels else label
-            ax.set_title(label, fontsize=9 if len(label) < 6 else 7, pad=2)
-            ax.set(xticks=[], yticks=[])
+            size = 9 if len(label) < 6 else 7
+            ax.text(left + 0.5, 1.05, label, ha="center", va="bottom", fontsize=size)
         look = shown[task.name]
-        row[0].set_ylabel(look.title.replace(" ", "\n"), rotation=0, ha="right", va="center", labelpad=14)
         patch = dict(facecolor=look.colour, edgecolor="black", hatch=look.hatch, linewidth=0.8)
-        row[0].add_patch(Rectangle((-0.2, 0), 0.12, 1, transform=row[0].transAxes, clip_on=False, **patch))
-    figure.tight_layout(h_pad=0.4, w_pad=0.2)
+        ax.add_patch(Rectangle((-0.2, 0), 0.12, 1, clip_on=False, **patch))
+        ax.text(-0.28, 0.5, look.title.replace(" ", "\n"), ha="right", va="center")
+        ax.set(xlim=(0, left + 1.01), ylim=(0, 1.01), aspect="equal")
+        ax.axis("off")
+    figure.tight_layout(h_pad=0.4)
 
 
 def head(ax: Axes, look: Look) -> None:
