@@ -44,7 +44,8 @@ def style() -> None:
 
 def samples(group: Sequence[Task], count: int = 10) -> None:
     """The first test examples of every task, a row each: images as pictures, tables as bars of their columns."""
-    figure, axes = plt.subplots(len(group), squeeze=False, figsize=(count, 1.2 * len(group)))  # more would take seconds
+    # A panel for each example would take matplotlib a second.
+    figure, axes = plt.subplots(len(group), squeeze=False, figsize=(count, 1.2 * len(group)))
     shown = looks(task.name for task in group)
     for ax, task in zip(axes.flat, group, strict=True):
         x, y = task.test
@@ -67,7 +68,7 @@ def samples(group: Sequence[Task], count: int = 10) -> None:
         patch = dict(facecolor=look.colour, edgecolor="black", hatch=look.hatch, linewidth=0.8)
         ax.add_patch(Rectangle((-0.2, 0), 0.12, 1, clip_on=False, **patch))
         ax.text(-0.28, 0.5, look.title.replace(" ", "\n"), ha="right", va="center")
-        ax.set(xlim=(0, left + 1.01), ylim=(0, 1.01), aspect="equal")
+        ax.set(xlim=(0, 1.06 * count - 0.05), ylim=(0, 1.01), aspect="equal")
         ax.axis("off")
     figure.tight_layout(h_pad=0.4)
 
