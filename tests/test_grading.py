@@ -706,6 +706,7 @@ def test_the_lecturers_archive_has_what_students_have_not(tmp_path):
     )
     with zipfile.ZipFile(tmp_path / "msnlib-instructor.zip") as archive:
         archive.extractall(tmp_path)
+        assert not any("__pycache__" in name for name in archive.namelist())
     unpacked = tmp_path / "msnlib-instructor"
     for name in ("course/rubric.md", "course/questions.md", "course/slides/week1.md", "docs/teaching.md"):
         assert (unpacked / name).is_file()

@@ -186,7 +186,7 @@ def instructor(folder: Path, checkout: Path) -> Iterator[Outcome]:
     files = [
         file
         for file in files
-        if file.is_file() and not any(p.startswith(".") for p in file.relative_to(checkout).parts)
+        if file.is_file() and not any(p.startswith((".", "__")) for p in file.relative_to(checkout).parts)
     ]
     folder.mkdir(parents=True, exist_ok=True)
     with (

@@ -125,19 +125,20 @@ def _verdict(row: Any) -> str:
 
 def _differences(values: Values, arms: tuple[str, str] = ("multitask", "dedicated")) -> str:
     """Say how far subnetworks are from a network for each task, trained to convergence where that was recorded."""
-    said = []
-    for metric, unit in (("accuracy", "points"), ("mse", "% of the error")):
-        cells = []
-        for task in dict.fromkeys(key[0] for key in values):
-            for ending in (ENDING, ""):
-                pair = [values.get((task, arm + ending, metric)) for arm in arms]
-                if None not in pair:
-                    own, control = pair
-                    gap = own - control if metric == "accuracy" else 100 * (1 - own / control) if control else 0.0
-                    cells.append(f"{title(task)} {format_difference(metric, gap)}")
-                    break
-        said += [f"{', '.join(cells)} {unit}"] * bool(cells)
-    return f"{'; '.join(said)} from a network for each task" if said else ""
+    points, errors = [], []
+    for task, metric in dict.fromkeys((task, metric) for task, _, metric in values if metric in ("accuracy", "mse")):
+        for ending in (ENDING, ""):
+            own, control = (values.get((task, arm + ending, metric)) for arm in arms)
+            if own is not None and control is not None:
+                if metric == "accuracy":
+                    points.append(f"{title(task)} {format_difference(metric, own - control)}")
+                else:
+                    gap = 100 * (own / control - 1) if control else 0.0
+                    errors.append(f"{title(task)} {abs(gap):.1f} % {'more' if gap > 0 else 'less'} error")
+                break
+    said = [f"{', '.join(points)} points from a network for each task"] * bool(points)
+    said += [", ".join(errors) + " than a network for each task" * (not points)] * bool(errors)
+    return "; ".join(said)
 
 
 def _scaled(values: Values) -> str:
