@@ -97,8 +97,9 @@ def allocate(
 
     Raises:
         CapacityError: a tensor has too few free entries or units.
-        ValueError: any other unusable argument, a NaN score, a task without a stem or head of its own where others
-            have one; a buffer outside masked layers and per-task parts, which a task's training could change for all.
+        ValueError: any other unusable argument, a score that is not finite, a task without a stem or head of its own
+            where others have one; a buffer outside masked layers and per-task parts, which a task's training could
+            change for all, or memory that parts of two tasks share.
             (Not seen: tensors that a module keeps as plain attributes and changes in ``forward``. Make them buffers.)
         In every case no layer has changed.
 
@@ -294,14 +295,15 @@ def _scores(
             found = {n: g * values[n].detach() for n, g in found.items()}
         found = {n: g.abs() for n, g in found.items()}
     for name, score in found.items():
-        if score.isnan().any():
-            raise ValueError(f"{name}: {int(score.isnan().sum())} of {len(score)} scores of task {task!r} are NaN")
+        if wrong := int((~score.isfinite()).sum()):
+            raise ValueError(f"{name}: {wrong} of {len(score)} scores of task {task!r} are NaN or infinite")
     return {n: s.to(values[n].device) for n, s in found.items()}
 
 
 def _gradients(net: nn.Module, task: str, values: list[Tensor], batches: Batches, loss: Loss) -> list[Tensor]:
     """Gradient of the summed loss over all examples with respect to each vector of values."""
-    total, seen, frozen = [torch.zeros_like(v) for v in values], 0, [v for v in values if not v.requires_grad]
+    total, seen = [torch.zeros_like(v, dtype=torch.promote_types(v.dtype, torch.float32)) for v in values], 0
+    frozen = [v for v in values if not v.requires_grad]
     try:
         for value in frozen:  # what is not trained has a saliency all the same
             value.requires_grad_(True)

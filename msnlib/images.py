@@ -24,7 +24,13 @@ def available(trunk: nn.Module, x: Tensor) -> bool:
     kinds = [type(layer) for layer in trunk] if type(trunk) is nn.Sequential else []
     at = kinds.index(nn.Flatten) if nn.Flatten in kinds else len(kinds)
     fits = set(kinds[:at]) <= set(_BEFORE) and kinds[at + 1 : at + 2] == [MaskedLinear]
+    fits = fits and not any(_has_more(module) for module in (trunk, *trunk))
     return fits and torch.get_autocast_dtype("cpu") == torch.bfloat16 and trunk[at].start_dim == 1
+
+
+def _has_more(module: nn.Module) -> bool:
+    """Whether calling the module does more than its class: it has hooks or a forward of its own."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def images(trunk: nn.Sequential, x: Tensor) -> Tensor:

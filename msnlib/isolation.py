@@ -29,6 +29,11 @@ def check_fits(net: nn.Module, task: Task, *splits: str, targets: bool = True) -
     for split in splits:
         if not len(task.split(split)[0]):
             raise ValueError(f"task {task.name!r}: no examples in its {split} part")
+    check_sizes(net, task, targets)
+
+
+def check_sizes(net: nn.Module, task: Task, targets: bool = True) -> None:
+    """Raise ValueError unless the network would take the task's inputs and, with ``targets``, give its outputs."""
     if declared := getattr(net, "declared", {}).get(task.name):
         meant = {name: declared[name] for name in ("inputs", "vocabulary", "outputs")}
         given = {"inputs": list(task.inputs), "vocabulary": task.vocabulary, "outputs": task.outputs}
@@ -52,18 +57,16 @@ def check_dtype(net: nn.Module, task: str, x: Tensor) -> None:
 
 
 def check_isolated(net: nn.Module) -> None:
-    """Refuse by name what moves in training whoever trains: buffers of all tasks, a private part given to two.
+    """Refuse by name what moves in training whoever trains: buffers of all, memory of a private part given to two.
 
     Of parameters that are neither shared out nor one task's alone, and not frozen, it warns.
     """
-    for name, switch in net.named_modules():
-        owner: dict[int, str] = {}
-        for task, own in switch.items() if isinstance(switch, PerTask) else ():
-            for tensor in (*own.parameters(), *own.buffers()):
-                if owner.setdefault(id(tensor), task) != task:
-                    raise ValueError(
-                        f"{name}: tasks {owner[id(tensor)]!r} and {task!r} share a module; give each its own"
-                    )
+    spans = [
+        (*_span(tensor), task, name)
+        for name, switch in net.named_modules()
+        for task, own in (switch.items() if isinstance(switch, PerTask) else ())
+        for tensor in (*own.parameters(), *own.buffers())
+    ]
     trained = []
     for name, module, private in walk(net, None):
         if private or isinstance(module, SharedTensor):
@@ -74,13 +77,44 @@ def check_isolated(net: nn.Module) -> None:
                 f"{prefix}{label} ({type(module).__name__}) is of all tasks at once: give each its own "
                 "(convert, PerTask); a constant can be a parameter with requires_grad=False"
             )
-        trained += [f"{prefix}{n}" for n, p in module._parameters.items() if p is not None and p.requires_grad]
+        own = {f"{prefix}{n}": p for n, p in module._parameters.items() if p is not None}
+        spans += [(*_span(p), "", label) for label, p in own.items()]
+        trained += [label for label, p in own.items() if p.requires_grad]
+    _check_apart(spans)
     if trained:
         message = (
             f"{', '.join(trained)}: shared by all tasks and trained by fit for none; give each task its own (convert, "
             "PerTask), or freeze them (requires_grad_(False))"
         )
         warnings.warn(message, SharedParameterWarning, stacklevel=3)
+
+
+def _span(tensor: Tensor) -> tuple[str, int, int]:
+    """Where a tensor lies in memory: the device, its first byte and the one behind its last; one without, its id."""
+    if not tensor.numel() or not tensor.data_ptr():
+        return "none", id(tensor), id(tensor) + 1
+    steps = ((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return str(tensor.device), tensor.data_ptr(), tensor.data_ptr() + (sum(steps) + 1) * tensor.element_size()
+
+
+def _check_apart(spans: list[tuple[str, int, int, str, str]]) -> None:
+    """Refuse parts of two tasks, or of one and of all (""), that share memory: (device, begin, end, task, name)."""
+    last: tuple[str, int, int, str, str] | None = None
+    for span in sorted(spans):
+        device, begin, end, task, name = span
+        if last is not None and device == last[0] and begin < last[2] and task != last[3]:
+            if task and last[3]:
+                first, second = (last, span) if last[3] < task else (span, last)
+                raise ValueError(
+                    f"{second[4]}: tasks {first[3]!r} and {second[3]!r} share a module or its memory; give each its own"
+                )
+            private, public = (span, last) if task else (last, span)
+            raise ValueError(
+                f"{private[4]}: a part of task {private[3]!r} alone is {public[4]} too, which is of all tasks; "
+                "give the task its own"
+            )
+        if last is None or device != last[0] or end > last[2]:
+            last = span
 
 
 def check_declared(net: nn.Module, task: str) -> None:

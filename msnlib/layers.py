@@ -177,6 +177,8 @@ class SharedTensor(ByTask):
                 errors.append(f"{prefix}{task}: positions without values")
             elif len(positions) and not (0 <= positions[0] and positions[-1] < self.numel() and _ascend(positions)):
                 errors.append(f"{prefix}{task}: positions are no ascending indices of {self.numel()} entries")
+            elif task in self and self[task].positions.equal(positions.to(self.like.device)):
+                self[task].expand()  # filled in place: an optimizer that holds these values goes on holding them
             else:
                 self.own(task, positions.to(self.like.device, copy=True), torch.zeros(len(positions)), order=0)
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -201,6 +203,8 @@ def _ascend(positions: Tensor) -> bool:
 
 def linear(input: Tensor, weight: SharedTensor, offset: Tensor | None) -> Tensor:
     """The active task's linear map, (\\*, in) -> (\\*, out), with or without the zeros of its weight."""
+    if weight._forward_hooks or weight._forward_pre_hooks:
+        return nn.functional.linear(input, weight(), offset)
     task = weight.turn()
     own, below, numel = weight[task], weight.sparse_below, weight.numel()
     if below is None:

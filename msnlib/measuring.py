@@ -33,6 +33,9 @@ def evaluate(net: nn.Module, tasks: Task | Sequence[Task], split: str = "test") 
         ValueError: the network holds no such task, or unknown split.
     """
     group = [tasks] if isinstance(tasks, Task) else list(tasks)
+    names = [task.name for task in group]
+    if len(set(names)) < len(names):
+        raise ValueError(f"a task is given more than once: {', '.join(names)}")
     for task in group:
         check_fits(net, task, split)
     return {task.name: measured(net, task, split) for task in group}

@@ -143,7 +143,15 @@ def kept_by(rule: Rule, offers: Mapping[str, Offer]) -> dict[str, Kept]:
             raise ValueError(f"rule {rule.name!r} must keep some of the entries on offer in {name}, ascending, int64")
         if units != 0 and not (isinstance(units, Integral) and units > 0 and len(kept) % units == 0):
             raise ValueError(f"rule {rule.name!r}: {len(kept)} entries of {name} are not {units!r} whole units")
-    return found
+        if units and not _is_block(kept.view(units, -1), offers[name].numel // offers[name].shape[0]):
+            raise ValueError(f"rule {rule.name!r}: the entries of {name} are not {units!r} units with the same inputs")
+    return {name: Kept(one.positions.clone(), one.units) for name, one in found.items()}  # the rule may keep its own
+
+
+def _is_block(kept: Tensor, fan: int) -> bool:
+    """Whether these positions, (units, entries of each), are a unit a row, all with the same inputs."""
+    row, column = kept // fan, kept % fan
+    return bool((row == row[:, :1]).all() and (column == column[:1]).all())
 
 
 def largest(offers: Mapping[str, Offer]) -> dict[str, Kept]:

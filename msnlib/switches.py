@@ -149,7 +149,9 @@ class PerTask(ByTask):
 
     def remember(self, task: str) -> None:
         """Take what the task's module holds now for what :meth:`reset` puts back."""
-        self.__dict__.setdefault("fresh", {})[task] = [tensor.detach().clone() for tensor in self.unshared(task)]
+        self.__dict__.setdefault("fresh", {})[task] = [
+            (tensor.detach().clone(), tensor.requires_grad) for tensor in self.unshared(task)
+        ]
 
     def unshared(self, task: str) -> list[Tensor]:
         """What the task's module holds outside shared tensors."""
@@ -161,8 +163,9 @@ class PerTask(ByTask):
     @torch.no_grad()
     def reset(self, task: str) -> None:
         """Leave the task's module as it was remembered."""
-        for tensor, before in zip(self.unshared(task), self.fresh[task], strict=True):
+        for tensor, (before, trained) in zip(self.unshared(task), self.fresh[task], strict=True):
             tensor.copy_(before)
+            tensor.requires_grad_(trained)
             tensor.grad = None
 
 

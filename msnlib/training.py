@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import sys
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from msnlib.allocation import allocate
-from msnlib.isolation import check_fits
+from msnlib.isolation import check_fits, check_sizes
 from msnlib.learner import Learner, Schedule, check_schedule, make, steps_of
 from msnlib.measuring import predict, scores
-from msnlib.selection import Choose, Density, Rule, as_rule, check_how
+from msnlib.selection import Choose, Density, Rule, as_rule, budget, check_how
+from msnlib.subnetworks import check_name, shared_tensors
 from msnlib.subnetworks import tasks as held_by
 from msnlib.task import SPLITS, Task
 
@@ -119,8 +121,8 @@ class History:
         """Put the trained tasks at the epoch this rule chose. A task that reads them sees the change.
 
         Raises:
-            ValueError: fit was not given the rule, or a task is not what was trained any more: it was pruned,
-                released, allocated or loaded since. Nothing was changed.
+            ValueError: fit was not given the rule, or a task is not what was trained any more: it was pruned, released,
+                allocated, or loaded with other entries since. Nothing was changed.
         """
         watches = [watch for watch in self._watches if watch.rule.name == rule.name]
         if not watches:
@@ -160,8 +162,8 @@ def fit(
     Each task has its own optimizer over its own :func:`~msnlib.task_parameters`; the order of its batches and the
     random numbers of its layers (dropout) come from the seed and its name. So, given the batch size and the steps of
     an epoch (the group's), what a task learns does not depend, to the last bit, on what is trained beside it: the
-    tasks' steps may be taken in any order. Whatever ends training, an error too, the best weights so far are put back,
-    and every module is in the mode (training or evaluation) that it was in.
+    tasks' steps may be taken in any order (in one thread: modes and torch's random numbers are everybody's). After an
+    error too, the best weights so far are put back, and every module is in the mode that it was in.
 
     Args:
         net: holds the tasks already (see :func:`~msnlib.allocate`).
@@ -286,9 +288,8 @@ def fit_sequence(
     Args:
         net: holds none of the tasks yet; stems and heads of a task it does not declare are added in its phase.
         tasks: the phases in order; a phase is one task or several that are trained in parallel.
-        density, method, init, rule: as for :func:`~msnlib.allocate`.
-        reads: likewise; the first phase has nothing earlier to read. With ``"all"`` a later phase must be one task,
-            as two would freeze each other.
+        density, method, init, rule: as for :func:`~msnlib.allocate`; densities by name must fit every task's tensors.
+        reads: likewise. With ``"all"`` each phase after the first must be one task: two would freeze each other.
         sample: training examples to score on; None takes all.
         seed: of allocation and batch order; None takes the run's.
         fitting: passed to :func:`fit`.
@@ -302,7 +303,7 @@ def fit_sequence(
     _check_rules(**fitting)
     phases = [[phase] if isinstance(phase, Task) else list(phase) for phase in tasks]
     check_how(reads, init, as_rule(rule))
-    _check_phases(net, phases, reads)
+    _check_phases(net, phases, reads, density)
     rows: dict[str, dict[str, float]] = {}
     histories: list[History] = []
     learned: dict[str, tuple[Task, Tensor]] = {}
@@ -328,7 +329,7 @@ def fit_sequence(
     return SequenceHistory(matrix, forgetting, moved, histories)
 
 
-def _check_phases(net: nn.Module, phases: list[list[Task]], reads: str) -> None:
+def _check_phases(net: nn.Module, phases: list[list[Task]], reads: str, density: Density) -> None:
     """Refuse before the first phase what a later one would stumble over."""
     if not (phases and all(phases)):
         raise ValueError("each phase of a sequence needs at least one task")
@@ -340,3 +341,10 @@ def _check_phases(net: nn.Module, phases: list[list[Task]], reads: str) -> None:
     if reads == "all" and (several := [phase for phase in phases[1:] if len(phase) > 1]):
         together = " and ".join(task.name for task in several[0])
         raise ValueError(f"reads='all': {together} would freeze each other; give each its own phase")
+    trial = copy.deepcopy(net)
+    for task in group:
+        check_name(task.name)
+        if task.name not in getattr(trial, "declared", {task.name}):
+            trial.add_task(task.name, task.inputs, task.outputs, task.vocabulary)
+        check_sizes(trial, task)
+        budget(density, {name: tensor.shape for name, tensor in shared_tensors(trial, task.name).items()})

@@ -185,7 +185,7 @@ REFUSED = {
     "interrupted": (KeyboardInterrupt, None, {"batches": interrupted(), "loss": F.mse_loss}),
     "no batches": (ValueError, "batches held no examples", {"batches": [], "loss": F.mse_loss}),
     "no examples": (ValueError, "batches held no examples", {"batches": [(X[:0], Y[:0])], "loss": broken_loss}),
-    "nan": (ValueError, r"0\.weight: 8 of 8 scores of task 'b' are NaN", {"batches": [(X * math.nan, Y)]}),
+    "nan": (ValueError, r"0\.weight: 8 of 8 scores of task 'b' are NaN or infinite", {"batches": [(X * math.nan, Y)]}),
     "wrong width": (RuntimeError, "shapes cannot be multiplied", {"batches": [(X[:, :2], Y)], "loss": F.mse_loss}),
     "taken": (ValueError, "task 'a' is allocated already", {"task": "a"}),
     "density 0": (ValueError, "density 0 must be in 0 < density <= 1", {"density": 0}),
@@ -260,11 +260,11 @@ def test_a_refused_allocation_changes_nothing(case, snapshot, same):
 
 def test_nan_scores_name_the_tensor_that_has_them(monkeypatch):
     layer = MaskedLinear(4, 4)
-    with pytest.raises(ValueError, match="weight: 16 of 16 scores of task 'a' are NaN"):
+    with pytest.raises(ValueError, match="weight: 16 of 16 scores of task 'a' are NaN or infinite"):
         allocate(layer, "a", 0.5, "snip", **scoring(torch.full((4, 4), math.nan)))
     allocate(layer, "a", "free", "random")
     layer.bias["a"].values.data[2] = math.nan
-    with pytest.raises(ValueError, match="^bias: 1 of 4 scores of task 'a' are NaN"):
+    with pytest.raises(ValueError, match="^bias: 1 of 4 scores of task 'a' are NaN or infinite"):
         prune(layer, "a", 0.5)
     assert len(layer.weight["a"].values) == 16
 
@@ -696,7 +696,7 @@ def test_shared_batch_statistics_are_refused_by_name(norm):
 def test_a_private_part_given_to_two_tasks_is_refused_by_name(make):
     part = make()
     net = nn.Sequential(MaskedLinear(4, 4), PerTask({"a": nn.Sequential(part), "b": part, "c": make()}))
-    with pytest.raises(ValueError, match="^1: tasks 'a' and 'b' share a module; give each its own$"):
+    with pytest.raises(ValueError, match="^1: tasks 'a' and 'b' share a module or its memory; give each its own$"):
         allocate(net, "c", 0.5, "random")
     stateless = nn.Flatten()
     allocate(nn.Sequential(PerTask({"a": stateless, "b": stateless}), MaskedLinear(4, 4)), "a", 0.5, "random")
@@ -719,3 +719,11 @@ def test_a_task_without_a_head_is_refused_before_anything_changes():
     with pytest.raises(ValueError, match="stems: nothing declared for task 'unknown', only for: known"):
         allocate(net, "unknown", 0.5, method="random")
     assert tasks(net) == []
+
+
+def test_scores_that_overflow_are_refused():
+    layer = MaskedLinear(4, 4, dtype=torch.float16)
+    x = torch.full((512, 4), 255.0, dtype=torch.float16)
+    with pytest.raises(ValueError, match="scores of task 'a' are NaN or infinite"):
+        allocate(layer, "a", 0.5, batches=[(x, x)], loss=lambda out, y: 1e3 * out.mean())
+    assert tasks(layer) == []

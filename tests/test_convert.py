@@ -226,9 +226,22 @@ class Token(nn.Module):
         self.copies, self.token = 2, nn.Parameter(torch.ones(2))
 
 
+def traced():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.scale = nn.Linear(2, 2), nn.Parameter(torch.ones(2))
+
+        def forward(self, x):
+            return self.linear(x) * self.scale
+
+    return torch.fx.symbolic_trace(Scaled())
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
+        (traced, r"\(Scaled\) is a traced graph with tensors of its own"),
         (lambda: nn.Sequential(nn.Linear(2, 2), nn.LSTM(2, 2)), r"1 \(LSTM\) cannot be isolated: recurrent"),
         (lambda: nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(2)), r"1 \(LazyLinear\) has no shape yet"),
         (lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))), r"0 \(.*Linear\) is parametr"),

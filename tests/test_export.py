@@ -494,3 +494,26 @@ def test_a_users_convolutions_are_extracted_bit_for_bit():
         x = torch.randn(3, 3, *size)
         with using(net, "a"), torch.no_grad():
             assert extract(net, "a")(x).equal(net(x))
+
+
+def _bounded(net):
+    net.trunk[1].forward = torch.tanh
+
+
+@pytest.mark.parametrize("format", ["compact", "csr", "auto"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda net: net.trunk.register_forward_hook(lambda *_: None), "^trunk has a forward hook, which format"),
+        (lambda net: net.trunk[1].register_forward_pre_hook(lambda *_: None), "^trunk.1 has a forward hook, which"),
+        (_bounded, "^trunk.1 has a forward of its own, which format"),
+    ],
+)
+def test_what_a_smaller_network_would_not_do_is_refused(change, said, format):
+    net = dense_network(inputs=6, width=8, depth=1)
+    net.add_task("a", (6,), 3)
+    allocate(net, "a", 0.5, "random")
+    change(net)
+    with pytest.raises(ValueError, match=said):
+        extract(net, "a", format)
+    extract(net, "a")

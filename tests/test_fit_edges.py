@@ -26,6 +26,7 @@ from msnlib import (
     prune,
     release,
     save,
+    task_parameters,
     tasks,
 )
 
@@ -256,7 +257,10 @@ def anew(net, path):
 
 
 def loaded(net, path):
-    save(net, path)
+    other = copy.deepcopy(net)
+    release(other, "a")
+    allocate(other, "a", 0.25, method="random", seed=7)
+    save(other, path)
     load(path, net)
 
 
@@ -286,3 +290,47 @@ def test_what_leaves_the_task_alone_leaves_its_epochs(make_task):
     rows = history.table.set_index("epoch")
     kept = rows.loc[history.best["converged", "a"], "valid_loss"]
     assert evaluate(net, group[0], "valid")["a"]["loss"] == kept
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda task: replace(task, name="my task"), "task name 'my task' must be"),
+        (lambda task: task.map_inputs(torch.Tensor.double), "task 'b': x is float64, the network float32"),
+        (lambda task: replace(task, outputs=5), "task 'b': outputs 5, but the network was given outputs 3"),
+    ],
+)
+@pytest.mark.parametrize("density", [0.2, lambda name, shape: 0.2])
+def test_a_later_phase_that_does_not_fit_is_refused_before_the_first(change, said, density, make_task, snapshot, same):
+    a, b = make_task("a"), make_task("b")
+    net = dense_network([a, b], width=16, depth=2)
+    before = snapshot(net)
+    with pytest.raises(ValueError, match=said):
+        fit_sequence(net, [a, change(b)], density, "random", epochs=1)
+    assert same(snapshot(net), before) and tasks(net) == []
+
+
+@pytest.mark.parametrize("density", [lambda name, shape: 0.2 * ("heads.b" not in name), {"trunk.0.weight": 0.2}])
+def test_a_density_that_a_later_phase_cannot_have_is_refused_before_the_first(density, make_task):
+    a, b = make_task("a"), make_task("b")
+    net = dense_network([a], width=16, depth=2)
+    with pytest.raises(ValueError, match="density"):
+        fit_sequence(net, [a, b], density, "random", epochs=1)
+    assert tasks(net) == [] and list(net.declared) == ["a"]
+
+
+def test_tasks_of_one_name_are_not_measured_as_one(make_task):
+    net, (a, _) = two(make_task)
+    with pytest.raises(ValueError, match="a task is given more than once: a, a"):
+        evaluate(net, [a, a])
+
+
+def test_a_released_task_starts_as_new_if_it_was_frozen(make_task):
+    task = make_task("words", vocabulary=5)
+    net = dense_network([task], width=16, depth=1)
+    allocate(net, "words", 0.2, "random")
+    net.requires_grad_(False)
+    release(net, "words")
+    allocate(net, "words", 0.2, "random")
+    assert all(parameter.requires_grad for parameter in task_parameters(net, "words"))
+    assert any(parameter.dim() == 2 for parameter in task_parameters(net, "words"))  # the embedding

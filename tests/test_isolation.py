@@ -214,3 +214,71 @@ def test_tasks_with_the_same_data_and_head_shape_still_share_nothing(make_task):
         allocate(net, task, 0.5, "random")
     pointers = {task: {p.data_ptr() for p in task_parameters(net, task)} for task in ("a", "b")}
     assert len(pointers["a"]) == len(pointers["b"]) == 4 and not pointers["a"] & pointers["b"]
+
+
+@pytest.mark.parametrize("width", [16, 300])  # the latter leaves out zeros, and holds its positions compressed
+def test_an_optimizer_goes_on_after_a_state_of_the_same_entries_is_loaded(make_task, width):
+    task = make_task("a", inputs=(width,))
+    net = dense_network([task], width=width, depth=1)
+    allocate(net, "a", 0.2, "random")
+    optimizer = optim.SGD(task_parameters(net, "a"), lr=0.1)
+    predict(net, task)
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    x, y = task.train
+    for _ in range(2):
+        before = predict(net, task)
+        optimizer.zero_grad()
+        task.loss(net(x, task="a"), y).backward()
+        optimizer.step()
+        assert not predict(net, task).equal(before)
+        net.load_state_dict(state)
+        assert all(value.equal(state[name]) for name, value in net.state_dict().items())
+
+
+def _heads(first, second):
+    return nn.Sequential(MaskedLinear(4, 4), PerTask({"a": first, "b": second}))
+
+
+def _views():
+    both, heads = torch.zeros(6, 4), [nn.Linear(4, 3), nn.Linear(4, 3)]
+    for head, part in zip(heads, both.split(3), strict=True):
+        head.weight.data = part
+    return _heads(*heads)
+
+
+def _one_storage():
+    net = _heads(nn.Linear(4, 3), nn.Linear(4, 3))
+    net[1]["b"].weight.data = net[1]["a"].weight.data[:2].view(2, 4)
+    return net
+
+
+def _one_module_in_two_switches():
+    part = nn.Linear(4, 4)
+    first, last = PerTask({"a": part, "b": nn.Linear(4, 4)}), PerTask({"a": nn.Linear(4, 4), "b": part})
+    return nn.Sequential(first, MaskedLinear(4, 4), last)
+
+
+def _tied_to_a_part_of_all():
+    net = nn.Sequential(nn.Linear(4, 4), _heads(nn.Linear(4, 4), nn.Linear(4, 4)))
+    net[1][1]["a"].weight = net[0].weight
+    return net
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (_one_storage, "^1: tasks 'a' and 'b' share a module or its memory; give each its own$"),
+        (_one_module_in_two_switches, "^2: tasks 'a' and 'b' share a module or its memory; give each its own$"),
+        (_tied_to_a_part_of_all, "^1.1: a part of task 'a' alone is 0.weight too, which is of all tasks; give the"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::msnlib.SharedParameterWarning")
+def test_memory_that_two_tasks_share_is_refused_by_name(make, said):
+    net = make()
+    with pytest.raises(ValueError, match=said):
+        allocate(net, "a", 0.5, "random")
+    assert tasks(net) == []
+
+
+def test_parts_of_one_tensor_that_do_not_overlap_are_apart():
+    allocate(_views(), "a", 0.5, "random")

@@ -420,3 +420,12 @@ def test_the_builder_makes_the_authors_network():
 def test_the_examples_in_the_docstrings_run():
     names = {"torch": torch, "allocate": allocate, "using": using}
     assert doctest.testmod(msnlib.layers, extraglobs=names) == (0, 3)
+
+
+@pytest.mark.parametrize("layer", [MaskedLinear(300, 300), MaskedLinear(4, 4), MaskedConv2d(4, 4, 1)], ids=str)
+def test_a_hook_on_a_weight_runs(layer):
+    allocate(layer, "a", 0.1, "random")
+    layer.weight.register_forward_hook(lambda module, x, weight: 0 * weight)
+    shape = (2, 4, 3, 3) if isinstance(layer, MaskedConv2d) else (2, layer.in_features)
+    with using(layer, "a"):
+        assert not layer(torch.ones(shape)).any()

@@ -216,6 +216,14 @@ def test_a_subnetwork_learns_in_bfloat16_what_it_learns_in_float32_and_moves_no_
     assert min(whole) < 0.6 * whole.iloc[0] and min(half) < 0.6 * half.iloc[0]  # both learn
 
 
+@pytest.mark.parametrize("place", ["trunk", "trunk.0", "trunk.1"])
+def test_hooks_run_in_bfloat16_too(place, pictures):
+    net, seen = network(pictures), []
+    net.get_submodule(place).register_forward_hook(lambda *_: seen.append(1))
+    fit(net, pictures, 1, CONVERGING, 1e-2, precision=HALF)
+    assert len(seen) == 3  # two batches, and validation
+
+
 def test_whole_units_compute_with_their_block(pictures):
     net = conv_network([pictures], channels=(6, 6), width=16)
     allocate(net, "bars", 0.5, "random", rule="whole_units")

@@ -265,3 +265,27 @@ def test_everything_that_allocates_keeps_by_the_same_rule_unless_another_is_name
 
 def parameters(way):
     return inspect.signature(way).parameters
+
+
+def test_what_a_rule_goes_on_with_is_its_own(make_task):
+    layer, at = MaskedLinear(4, 8), {}
+
+    def next_block(offers):
+        for name, offer in offers.items():
+            block = offer.positions[: offer.count]
+            at[name] = at[name].copy_(block) if name in at else block.clone()
+        return dict(at)
+
+    for task in ("a", "b"):
+        allocate(layer, task, 0.25, "random", rule=next_block)
+    assert max(int(tensor.owners().max()) for tensor in shared_tensors(layer).values()) == 1
+
+
+def test_whole_units_have_the_same_inputs():
+    def scattered(offers):
+        return {name: Kept(offer.positions[:6:3], 2) for name, offer in offers.items()}
+
+    layer = MaskedLinear(4, 8)
+    with pytest.raises(ValueError, match="rule 'scattered': the entries of weight are not 2 units with the same"):
+        allocate(layer, "a", 0.25, "random", rule=scattered)
+    assert tasks(layer) == []

@@ -657,3 +657,13 @@ def test_an_extracted_task_runs_where_msnlib_cannot_be_imported(network, users_m
     )
     ran = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert (ran.stdout, ran.returncode) == ("4\n", 0), ran.stderr
+
+
+def test_a_network_that_left_out_zeros_is_loaded_as_its_builder_makes_it(make_task, tmp_path):
+    task = make_task("a", inputs=(300,))
+    net = dense_network([task], width=300, depth=1)
+    allocate(net, "a", 0.1, "random")
+    expected = predict(net, task)  # the first product without zeros compresses the positions
+    save(net, tmp_path / "net.safetensors")
+    assert inspect(tmp_path / "net.safetensors")["network"]["builder"] == "dense_network"
+    assert predict(load(tmp_path / "net.safetensors"), task).equal(expected)

@@ -229,6 +229,8 @@ def _refusal(module: nn.Module) -> str | None:
         return "cannot be isolated: recurrent modules keep a second, flat copy of their weights"
     if isinstance(module, nn.modules.lazy.LazyModuleMixin):
         return "has no shape yet: run the network on a batch first"
+    if isinstance(module, torch.fx.GraphModule) and (module._parameters or module._buffers):
+        return "is a traced graph with tensors of its own: convert the module first, then trace it"
     if parametrize.is_parametrized(module):
         return "is parametrized: remove its parametrizations first"
     if isinstance(module, WRAPPERS) or "_orig_mod" in module._modules:  # the latter is torch.compile's

@@ -23,7 +23,7 @@ from msnlib.isolation import load_freely
 from msnlib.layers import MaskedConv2d, MaskedLinear
 from msnlib.networks import MultitaskNetwork, behaviour
 from msnlib.seeding import stream
-from msnlib.subnetworks import check_known
+from msnlib.subnetworks import check_known, walk
 from msnlib.switches import PerTask
 from msnlib.task import is_count
 
@@ -54,7 +54,8 @@ def extract(net: nn.Module, task: str, format: str = "dense", batch_size: int = 
 
     Raises:
         ValueError: unknown task or format, a batch without examples, a network that the format is not for, or one with
-            a masked layer, or of msnlib's builders, that has hooks or a ``forward`` of its own: they would be lost.
+            a masked layer, or of msnlib's builders, that has hooks or a ``forward`` of its own: they would be lost. So
+            would those of any module, in formats other than ``"dense"``.
     """
     if format not in FORMATS:
         raise ValueError(f"format {format!r} is not one of {', '.join(FORMATS)}")
@@ -66,6 +67,9 @@ def extract(net: nn.Module, task: str, format: str = "dense", batch_size: int = 
     if not isinstance(net, MultitaskNetwork):
         raise ValueError(f"format {format!r} is for networks of msnlib's builders: not {type(net).__name__}")
     dense = _dense(net, task)
+    for name, module, _ in walk(net, task):
+        if addition := behaviour(module):
+            raise ValueError(f"{name} has {addition}, which format {format!r} would not have: remove it")
     row = [copy.deepcopy(leaf) for leaf in leaves(dense)]
     check_row(row, format)
     compact_row(row)

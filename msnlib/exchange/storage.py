@@ -21,6 +21,7 @@ from msnlib.files import one_line, replacing
 from msnlib.isolation import load_whole
 from msnlib.layers import Subnetwork
 from msnlib.networks import BUILDERS, MultitaskNetwork, behaviour
+from msnlib.products import Pattern
 from msnlib.subnetworks import shared_tensors, tasks
 
 FORMAT = 3
@@ -32,7 +33,8 @@ def save(net: nn.Module, path: str | os.PathLike) -> None:
 
     Values are written as they are, positions compressed by :func:`encode`: the file has at most 1.05 times the bytes of
     the values and the entropy of the positions, headers apart (:func:`inspect` shows both). The header holds
-    readable JSON under ``msnlib``: format, how to rebuild the network, and per task its entries.
+    readable JSON under ``msnlib``: format, how to rebuild the network, and per task its entries. What is frozen is
+    not in it, nor what later tasks of a converted network start from: both are as in the network it is loaded into.
 
     Raises:
         OSError: the file cannot be written; an older one at that path is untouched.
@@ -258,7 +260,7 @@ def _describe(net: nn.Module) -> dict[str, Any]:
 
 def _structure(net: nn.Module) -> list[tuple[str, type, str, str | None]]:
     """All of a network but its tasks' entries."""
-    parts = ((name, module) for name, module in net.named_modules() if not isinstance(module, Subnetwork))
+    parts = ((name, module) for name, module in net.named_modules() if not isinstance(module, Subnetwork | Pattern))
     return [(name, type(module), module.extra_repr(), behaviour(module)) for name, module in parts]
 
 
