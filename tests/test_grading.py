@@ -365,6 +365,27 @@ def test_what_a_student_wrote_neither_runs_nor_loads_anything_on_the_page(tmp_pa
     assert answered == [path.as_uri(), *["csp"] * (len(answered) - 1)]
 
 
+def test_a_part_says_what_broke_the_answer_above_it():
+    from msnlib.command.feedback import page as made
+    from msnlib.command.grading import Grades, Part
+
+    def cell(name, ename="", **kind):
+        outputs = [{"output_type": "error", "ename": ename, "evalue": f"of {name}", "traceback": []}] if ename else []
+        meta = {"nbgrader": {"grade_id": name, **kind}}
+        return {"cell_type": "code", "metadata": meta, "source": "", "execution_count": 1, "outputs": outputs}
+
+    answers = {"one": "SyntaxError", "two": "", "three": "KeyError"}
+    cells = []
+    for name, ename in answers.items():
+        cells += [cell(name, ename, solution=True, grade=False)]
+        cells += [cell(f"{name}-test", "" if name == "three" else "NameError", solution=False, grade=True)]
+    parts = tuple(Part(f"{name}-test", 0.0, 1.0) for name in answers)
+    text = made("ps", {"cells": cells, "metadata": {}}, [], Grades(parts, {}), answers=False)
+    rows = re.findall(r">(\w+-test)</a></td>.*?</td>\s*<td[^>]*>(.*?)</td>", text, re.S)
+    said = {name: re.sub("<.*?>", "", why) for name, why in rows}
+    assert said == {"one-test": "one: SyntaxError: of one", "two-test": "NameError: of two-test", "three-test": ""}
+
+
 def test_students_get_problem_sets_without_answers_and_a_start(played):
     for course in played:
         handout = course.folder / "handout"

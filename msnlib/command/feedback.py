@@ -4,7 +4,7 @@ import copy
 import html
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
 from msnlib.command.execution import DIED, TOO_LONG
@@ -49,13 +49,14 @@ def page(title: str, graded: Notebook, cells: Iterable[Notebook], grades: Grades
     from nbconvert import HTMLExporter
 
     models = {mark(cell): cell for cell in cells if cell["metadata"]["nbgrader"].get("solution")}
-    whole = [_text(_summary(title, grades, graded))]
     parts = {part.name: part for part in grades.parts}
+    reasons = _reasons(graded, parts)
+    whole = [_text(_summary(title, grades, reasons))]
     for cell in graded["cells"]:
         name = mark(cell)
         whole.append(_plain(cell, answers, tested=name in parts))
         if name in parts:
-            whole.append(_text(_verdict(parts[name], cell)))
+            whole.append(_text(_verdict(parts[name], reasons[name])))
         if name in grades.comments:
             whole.append(_text(f"**Comment:** {grades.comments[name]}"))
         if answers and name in models:
@@ -87,7 +88,19 @@ def _plain(cell: Notebook, answers: bool, tested: bool) -> Notebook:
     return cell
 
 
-def _summary(title: str, grades: Grades, graded: Notebook) -> str:
+def _reasons(graded: Notebook, parts: Container[str]) -> dict[str, str]:
+    """Part -> what made it fail, in one line: the error of the answer above it, if that failed itself."""
+    reasons, broken = {}, ""
+    for cell in graded["cells"]:
+        name, why = mark(cell), _why(cell.get("outputs", []))
+        if name in parts:
+            reasons[name] = (why and broken) or why
+        elif cell["metadata"].get("nbgrader", {}).get("solution"):
+            broken = f"{name}: {why}" if why else ""
+    return reasons
+
+
+def _summary(title: str, grades: Grades, reasons: Mapping[str, str]) -> str:
     waiting = sum(part.maximum for part in grades.waiting)
     so_far = f" so far; {waiting:g} {WAITS}" if waiting else ""
     lines = [_STYLE, "", f"# {html.escape(title)}: {grades.points:g} of {grades.maximum:g} points{so_far}", ""]
@@ -95,10 +108,9 @@ def _summary(title: str, grades: Grades, graded: Notebook) -> str:
         taken = f"; {grades.penalty:g} points taken off" if grades.penalty else ""
         lines += [f"Handed in {grades.hours_late:g} hours late{taken}.", ""]
     lines += ["| part | points | |", "|---|---|---|"]
-    outputs = {mark(cell): cell.get("outputs", []) for cell in graded["cells"] if mark(cell)}
     for part in grades.parts:
-        why = _why(outputs.get(part.name, []))
-        lines.append(f"| [{part.name}](#{part.name}) | {_points(part)} | {_in_table(why)} |")
+        why = _in_table(reasons.get(part.name, ""))
+        lines.append(f"| [{part.name}](#{part.name}) | {_points(part)} | {why} |")
     return "\n".join(lines)
 
 
@@ -109,9 +121,9 @@ def _points(part: Part) -> str:
     return f"{part.score:g} of {part.maximum:g}{again}"
 
 
-def _verdict(part: Part, cell: Notebook) -> str:
+def _verdict(part: Part, why: str) -> str:
     lines = [f'<a id="{part.name}"></a>**{part.name}: {_points(part)}**']
-    if why := _why(cell.get("outputs", [])):
+    if why:
         lines += ["", _escaped(why)]
     return "\n".join(lines)
 
