@@ -30,15 +30,21 @@ def evaluate(net: nn.Module, tasks: Task | Sequence[Task], split: str = "test") 
     """Task -> its metric (accuracy in %, or mse) and its loss on one split; the model is left as it was found.
 
     Raises:
-        ValueError: the network holds no such task, or unknown split.
+        ValueError: the network holds no such task, two of one name, or unknown split.
     """
+    group = group_of(tasks)
+    for task in group:
+        check_fits(net, task, split)
+    return {task.name: measured(net, task, split) for task in group}
+
+
+def group_of(tasks: Task | Sequence[Task]) -> list[Task]:
+    """One task or several as a list; ValueError if two have one name."""
     group = [tasks] if isinstance(tasks, Task) else list(tasks)
     names = [task.name for task in group]
     if len(set(names)) < len(names):
         raise ValueError(f"a task is given more than once: {', '.join(names)}")
-    for task in group:
-        check_fits(net, task, split)
-    return {task.name: measured(net, task, split) for task in group}
+    return group
 
 
 def measured(net: nn.Module, task: Task, split: str) -> dict[str, float]:
@@ -60,7 +66,8 @@ def _outputs(net: nn.Module, task: Task, split: str, batch_size: int = 1024) -> 
 
 def scores(net: nn.Module, group: Sequence[Task], split: str = "test") -> dict[str, float]:
     """Task -> its one metric on a split."""
-    return {task.name: measured[task.metric] for task in group for measured in [evaluate(net, task, split)[task.name]]}
+    found = evaluate(net, group, split)
+    return {task.name: found[task.name][task.metric] for task in group}
 
 
 def norms(net: nn.Module, task: str) -> dict[str, nn.Module]:

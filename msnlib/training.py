@@ -20,7 +20,7 @@ from tqdm import tqdm
 from msnlib.allocation import allocate
 from msnlib.isolation import check_fits, check_sizes
 from msnlib.learner import Learner, Schedule, check_schedule, make, steps_of
-from msnlib.measuring import predict, scores
+from msnlib.measuring import group_of, predict, scores
 from msnlib.selection import Choose, Density, Rule, as_rule, budget, check_how
 from msnlib.subnetworks import check_name, shared_tensors
 from msnlib.subnetworks import tasks as held_by
@@ -189,7 +189,7 @@ def fit(
         FrozenTaskError: a later task reads one of these.
         FloatingPointError: a loss is not finite any more.
     """
-    group = [tasks] if isinstance(tasks, Task) else list(tasks)
+    group = group_of(tasks)
     how = dict(epochs=epochs, learning_rate=learning_rate, optimizer=optimizer, batch_size=batch_size)
     rules = _check_rules(stopping, **how, precision=precision)
     if not group or not rules:
@@ -197,8 +197,6 @@ def fit(
     for task in group:
         check_fits(net, task, "train", "valid")
     names = [task.name for task in group]
-    if len(set(names)) < len(names):
-        raise ValueError(f"a task is given more than once: {', '.join(names)}")
     size = batch_size or max(task.batch_size for task in group)
     steps = max(steps_of(net, task, size) for task in group)
     seed = torch.initial_seed() if seed is None else seed

@@ -26,6 +26,7 @@ from msnlib import (
     prune,
     release,
     save,
+    scores,
     task_parameters,
     tasks,
 )
@@ -321,8 +322,9 @@ def test_a_density_that_a_later_phase_cannot_have_is_refused_before_the_first(de
 
 def test_tasks_of_one_name_are_not_measured_as_one(make_task):
     net, (a, _) = two(make_task)
-    with pytest.raises(ValueError, match="a task is given more than once: a, a"):
-        evaluate(net, [a, a])
+    for measure in (evaluate, scores):
+        with pytest.raises(ValueError, match="a task is given more than once: a, a"):
+            measure(net, [a, a])
 
 
 def test_a_released_task_starts_as_new_if_it_was_frozen(make_task):
