@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,11 +119,22 @@ def _page(run: Execution, runs: list[Execution], reports: Path) -> dict[str, Any
                 cell["source"] = source.replace("# Parameters", "# as set for this run", 1).strip()
             if cell.get("id", "").startswith("findings-"):  # a box of sentences, without the line that prints them
                 cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "findings", "remove-input"]
+                cell["outputs"] = [_formatted(output) for output in cell["outputs"]]
             cell["metadata"]["mystnb"] = {"image": {"alt": alternative(heading, source, before)}}
-    # What was found stands above the settings, which the notebook needs to say it.
-    boxes = [cell for cell in others if cell.get("id") == "findings-begin"]
-    notebook["cells"] = [opening, *boxes, *(cell for cell in others if cell not in boxes)]
+    # What was found stands above the settings, which the notebook needs to say it, and the run itself with it.
+    begin, end = ([cell for cell in others if cell.get("id") == f"findings-{where}"] for where in ("begin", "end"))
+    boxes = [deepcopy(cell) | {"id": "findings-top"} for cell in end] or begin
+    notebook["cells"] = [opening, *boxes, *(cell for cell in others if cell not in begin)]
     return notebook
+
+
+def _formatted(output: dict[str, Any]) -> dict[str, Any]:
+    """Return what a box printed as paragraphs and lists; its lines that begin with ``"- "`` are items."""
+    if output["output_type"] != "stream":
+        return output
+    text = re.sub(r"^([A-Z][\w -]+)(?= \()", r"\n**\1**", "".join(output["text"]), flags=re.MULTILINE)
+    text = re.sub(r"^(?=[A-Z])", "\n", text, flags=re.MULTILINE)
+    return {"output_type": "display_data", "metadata": {}, "data": {"text/markdown": text}}
 
 
 def heading_of(notebook: dict[str, Any]) -> str:

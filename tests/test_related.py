@@ -5,9 +5,10 @@ from itertools import product
 import pandas as pd
 import pytest
 
+from msnlib.lab.boxes import full_size
 from msnlib.lab.records import Run
 from msnlib.lab.related import CONTRASTS, answer, larger_repeats, repeat_arm, repeats, worth
-from msnlib.lab.summary import full_size, summary
+from msnlib.lab.summary import summary
 
 ARMS = sorted({arm for pair in CONTRASTS.values() for arm in pair})
 FIRST = "related instead of unrelated"
@@ -82,8 +83,9 @@ def test_part_b_is_shown_from_runs_that_kept_their_repeats_whatever_the_profile(
     pd.DataFrame([row | {"rule": "converged", "verdict": "inferior", "margin": 1}]).to_csv(tmp_path / "claim.csv")
     said = full_size("E6", "07_a", tmp_path)
     assert "(profile paper, 2 seeds" in said
-    assert "Part B, always of laptop's size (in runs of the profile laptop): a neighbour that is read" in said
+    assert "\n- part B, always of laptop's size (in runs of the profile laptop): a neighbour that is read" in said
     assert "in points (4 repeats of 2 seeds): " in said
     assert "related instead of unrelated +3.00 (+3.00 to +3.00), better; trained" in said
     results = _rows({0: [3]}).to_dict("records")
-    assert "(1 repeat): related instead of unrelated +3.00, open" in summary({"experiment": "E6", "results": results})
+    said = str(summary({"experiment": "E6", "results": results}))
+    assert "(1 repeat): related instead of unrelated +3.00, open" in said

@@ -131,7 +131,10 @@ def test_what_was_found_stands_above_the_settings(site):
     boxed = {name: text for name, text in texts.items() if "tag_findings" in text}
     assert boxed
     for name, text in boxed.items():
-        assert text.index("tag_findings") < text.index("tag_parameters"), name
+        above = text.partition("tag_parameters")[0]
+        assert "tag_findings" in above, name
+        assert ("<strong>This run</strong> (" in above) == (name != "90_summary.html"), name
+    assert re.search(r"<strong>Larger runs</strong> \(.*?<li>", boxed["10_capacity.html"], re.DOTALL)
 
 
 def test_exercises_of_the_course_stay_out(site):

@@ -1,4 +1,4 @@
-"""What one run found, in a line: from records whose numbers are known by hand, and from every committed one."""
+"""What runs found, in words: from records whose numbers are known by hand, and from every committed one."""
 
 import json
 import subprocess
@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from msnlib.lab.boxes import full_size, print_findings, refresh_findings
 from msnlib.lab.records import Run, read_record
-from msnlib.lab.summary import full_size, print_findings, refresh_findings, summary
+from msnlib.lab.summary import Found, summary
 
 PAIR = (("multitask", 0), ("fine-tuning", 9))
 RECORDS = sorted((Path(__file__).parent.parent / "reports").glob("*/*/record.json"))
@@ -17,7 +18,7 @@ RECORDS = sorted((Path(__file__).parent.parent / "reports").glob("*/*/record.jso
 
 def _said(experiment, *results):
     rows = [dict(zip(("task", "arm", "metric", "value"), result, strict=True)) for result in results]
-    return summary({"experiment": experiment, "results": rows})
+    return str(summary({"experiment": experiment, "results": rows}))
 
 
 def _pair(task, own, control, metric="accuracy", arms=("multitask", "dedicated"), ending=", converged"):
@@ -46,12 +47,13 @@ def _pair(task, own, control, metric="accuracy", arms=("multitask", "dedicated")
          "subnetworks forget 0.00 points a task, fine-tuning 9.00"),
         ("capacity", [("mean", f"{arm} T={count}", "accuracy", value + count) for count in (2, 16)
                       for arm, value in (("multitask", 50), ("random", 60))],
-         "mean of three of 16 tasks in one network: the paper's choice 66.00 %, random choice 76.00 %"),
+         "16 tasks in one network, mean accuracy of three of them in %: the paper's choice 66.00; random choice 76.00"),
         ("density", [("a", f"density {share}{way}, converged", "accuracy", value) for share in (0.5, 0.02)
                      for way, value in (("", 50), (" random", 60))],
-         "at density 0.02, accuracy in % by choice: gradient: a 50.00; random: a 60.00"),
-        ("performance", [("T=2", "default", "speedup_batch_32", 1.5)],
-         "a training step at batch 32, times as fast as dense networks: T=2 1.50"),
+         "accuracy in % at density 0.02, weights chosen: by gradients: a 50.00; at random: a 60.00"),
+        ("performance", [("T=2", "default", "speedup_batch_8", 1.5), ("T=2", "default", "state_ratio", 0.15)],
+         "a step of 8 images, times as fast as dense networks: T=2 1.50; bytes held from step to step, as a share of "
+         "theirs: T=2 0.15"),
         ("E6", [*_pair("hard", 90, 92),
                 *(("hard_sparse", f"after {arm} reading, repeat {k}", "accuracy", 50 + k + value) for k in range(2)
                   for arm, value in (("easy", 2), ("untrained", 0), ("unrelated", -3)))],
@@ -65,12 +67,12 @@ def _pair(task, own, control, metric="accuracy", arms=("multitask", "dedicated")
          "while the other task trains, a subnetwork moves by 0, one kept by masking gradients by 0.80"),
         ("starves", [("a", f"density {share} {mask}, redrawn, converged", "accuracy", value) for share in (0.1, 1e-05)
                      for mask, value in (("snip, cut", 50), ("random, cut", 60), ("snip, evened", 58))],
-         "at density 1e-05, in points: random masks minus the paper's: a +10.00; the paper's with an evened head minus "
-         "with a cut one: a +8.00"),
+         "accuracy at density 1e-05, in points: random masks minus the paper's: a +10.00; the paper's, evened head "
+         "minus cut one: a +8.00"),
         ("recipe", [("a", f"{arm}, converged", "accuracy", value) for arm, value in
                     (("multitask", 90), ("as released", 87), ("random", 91), ("small", 90))],
-         "points from ours, both trained to convergence: the release's recipe a -3.00; random masks a +1.00; a small "
-         "network a +0.00"),
+         "accuracy after training to convergence, in points: the release's recipe minus ours: a -3.00; random masks "
+         "minus ours: a +1.00; a small dense network minus ours: a +0.00"),
         *((name, [("a", "multitask", "accuracy", 1)], "1 result") for name in ("starves", "recipe")),
         ("audit", [("last", "released", "share", 1), ("last", "exact", "share", 0.2)],
          "the last task gets 100 % of the weights by the released rule, 20 % by ours"),
@@ -83,9 +85,56 @@ def test_a_run_in_a_line(experiment, results, said):
     assert _said(experiment, *results) == said
 
 
+def test_a_short_form_has_as_many_items_as_fit_and_says_that_there_are_more():
+    found = Found(["one", "two", "three"], "of these")
+    assert [found.short(width) for width in (99, 25, 24, 18, 1)] == [
+        *("of these: one; two; three", "of these: one; two; three"),
+        *("of these: one; two ...", "of these: one; two ...", "of these: one ..."),
+    ]
+    assert Found(["long enough"]).short(3) == "long enough"
+
+
+def test_what_is_long_is_a_list_and_what_is_known_of_several_seeds_has_an_answer(tmp_path, monkeypatch):
+    monkeypatch.setenv("MSNLIB_RECORDS", str(tmp_path / "18_a"))
+    ours = (90, 91, 92)
+    for seed, value in enumerate(ours):
+        run = Run("recipe", notebook="18_a", profile="paper", seed=seed)
+        for arm, gap in (("multitask", 0), ("as released", (-9, 0, 9)[seed]), ("random", 1 + seed / 9), ("small", -1)):
+            capped = arm == "small"
+            run.add(task="a", arm=f"{arm}, converged", metric="accuracy", value=value + gap, capped=capped)
+        run.save()
+    assert full_size("recipe", "18_a", tmp_path).splitlines() == [
+        "Larger runs (profile paper, 3 seeds, 90 % intervals): accuracy after training to convergence, in points:",
+        "- the release's recipe minus ours: a +0.00 (-15.17 to +15.17, open)",
+        "- random masks minus ours: a +1.11 (+0.92 to +1.30, ahead)",
+        "- a small dense network minus ours: a -1.00 (-1.00 to -1.00, ended by the cap)",
+    ]
+
+
+def test_a_notebook_of_one_size_says_what_its_run_found_alone(tmp_path, capsys):
+    run = Run("audit", notebook="12_a", profile="quick", seed=0)
+    for arm, value in (("released", 1), ("exact", 0.2)):
+        run.add(task="last", arm=arm, metric="share", value=value)
+    print_findings(run, tmp_path)
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_error_is_said_as_more_or_less_of_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("MSNLIB_RECORDS", str(tmp_path / "03_a"))
+    for seed in range(2):
+        run = Run("E3", notebook="03_a", profile="paper", seed=seed)
+        run.add(task="house", arm="multitask", metric="mse", value=0.02)
+        run.save()
+    row = {"experiment": "E3", "task": "house", "metric": "mse", "difference": -12.3, "low": -50, "high": 9.2}
+    row |= {"rule": "converged", "verdict": "inconclusive", "margin": 10, "seeds": 2}
+    pd.DataFrame([row]).to_csv(tmp_path / "claim.csv")
+    said = "house 12.3 % more error (9.2 % less to 50.0 % more), open at the margin of 10 %."
+    assert full_size("E3", "03_a", tmp_path).endswith(said)
+
+
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: "/".join(path.parts[-3:-1]))
 def test_every_committed_run_says_something_on_one_line(path):
-    said = summary(read_record(path))
+    said = str(summary(read_record(path)))
     assert "\n" not in said and "nan" not in said
     assert not said.endswith(" results")
 
@@ -119,8 +168,8 @@ def test_a_notebook_says_what_it_found_and_what_full_size_runs_found(tmp_path, m
         pd.DataFrame(rows).to_csv(tmp_path / "claim.csv")
         print_findings(run, tmp_path)
         said = capsys.readouterr().out.splitlines()[1]
-        assert "trained to convergence; " in said
-        assert said.endswith(f"90 % intervals): a -1.50 points (-2.00 to -1.00), {words}.")
+        assert "2 seeds, trained to convergence, 90 % intervals): " in said
+        assert said.endswith(f"above 0 it is better: a -1.50 points (-2.00 to -1.00), {words}.")
 
 
 def test_a_sentence_from_trainings_that_a_cap_ended_says_so():
@@ -128,18 +177,17 @@ def test_a_sentence_from_trainings_that_a_cap_ended_says_so():
         rows = [dict(task="a", arm=arm, metric="accuracy", value=9.0) for arm in arms]
         known = [{} if found is None else {"capped": found} for found in capped]
         results = [row | found for row, found in zip(rows, known, strict=True)]
-        return summary({"experiment": "E1", "results": results})
+        return str(summary({"experiment": "E1", "results": results}))
 
     plain, more = "a +0.00 points from a network for each task", "; some trainings were ended by the cap on epochs"
     assert said(None, None) == said(False, False) == plain
     assert said(True, None) == said(None, True) == said(False, True, arms=("multitask", "dedicated")) == plain + more
     other = dict(task="a", arm="multitask", metric="accuracy", value=9.0, capped=True)  # of a rule that is not told
     pair = [dict(other, arm=arm, capped=False) for arm in ("multitask, converged", "dedicated, converged")]
-    assert summary({"experiment": "E1", "results": [other, *pair]}) == plain
+    assert str(summary({"experiment": "E1", "results": [other, *pair]})) == plain
     recipe = [dict(other, arm=f"{arm}, converged") for arm in ("multitask", "as released", "random", "small")]
-    assert summary({"experiment": "recipe", "results": recipe}).endswith(
-        "a small network a +0.00; all trainings were ended by the cap on epochs"
-    )
+    (*_, last) = summary({"experiment": "recipe", "results": recipe}).items
+    assert last == "all trainings were ended by the cap on epochs"
 
 
 def test_boxes_of_an_executed_notebook_follow_the_records_and_nothing_else_of_it_changes(tmp_path):
@@ -159,19 +207,20 @@ def test_boxes_of_an_executed_notebook_follow_the_records_and_nothing_else_of_it
             "id": "findings-end",
             "cell_type": "code",
             "source": ["x"],
-            "outputs": [output(own), output("Full-size runs: 0")],
+            "outputs": [output(own, "- 1"), output("Full-size runs: 0", "- 2", "- 3", quick)],
         },
     ]
     path = tmp_path / "02_parallel_dense.ipynb"
     path.write_text(json.dumps({"cells": cells}))
-    said = full_size("E1", path.stem, RECORDS[0].parents[2])
+    said = full_size("E1", path.stem, RECORDS[0].parents[2]).splitlines()
+    assert len(said) > 1
     for _ in range(2):
         refresh_findings(path, "E1", RECORDS[0].parents[2])
         found = [
             [line.strip() for o in cell["outputs"] for line in o["text"]]
             for cell in json.loads(path.read_text())["cells"]
         ]
-        assert found == [[said, quick], [other], [own, said]]
+        assert found == [[*said, quick], [other], [own, "- 1", *said, quick]]
 
 
 @pytest.mark.parametrize("path", [path for record in RECORDS for path in record.parent.glob("*.ipynb")], ids=str)

@@ -25,6 +25,8 @@ from msnlib.lab.notebooks import declared, read_notebook, source_of
 from msnlib.lab.parameters import parse_seeds
 from msnlib.lab.records import read_record
 
+_WIDTH = 120  # characters that the finding of a run may take at the end of ``msn run``
+
 
 def _notebooks_folder(given: Path | None) -> Path:
     """Return the folder asked for, else ``notebooks`` here, else those installed with msnlib or of its source tree."""
@@ -88,7 +90,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _summarise(jobs: Sequence[Job], out: Path) -> None:
-    """Write the table of results into its file; print a line for every run: what it found, how long, where it is."""
+    """Write the table of results into its file; print a line for every run: where it is, how long, and what it found,
+    shortened: its notebook says the rest.
+    """
     from msnlib.lab.report import write_report
     from msnlib.lab.summary import summary
 
@@ -97,7 +101,8 @@ def _summarise(jobs: Sequence[Job], out: Path) -> None:
         found = job.done(out)
         if found is not None:
             folder, record = found
-            print(f"{folder / job.notebook.name} ({record['run'].get('seconds', 0):.0f} s): {summary(record)}")
+            said = summary(record).short(_WIDTH)
+            print(f"{folder / job.notebook.name} ({record['run'].get('seconds', 0):.0f} s): {said}")
     print(f"every number: {out / 'table.md'}")
     if jobs[0].profile == "quick":
         print("quick runs are too small to judge the claim; what full-size runs found: docs/results.md")

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "arms": ["BUILDERS", "beyondml_layer"],
         "benchmark": ["product_ratios", "race", "ratio", "waiting"],
+        "boxes": ["larger_runs", "print_findings"],
         "capacity": ["CHOICES", "capacity", "full_arm", "full_networks", "one_curve", "widths_table"],
         "claim": ["claim_table", "claim_verdicts"],
         "design": ["read_designs"],
@@ -19,6 +20,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "exercises": ["outcome", "unaided"],
         "factorial": ["HEADS", "VALUES", "Mask", "effects", "effects_table"],
         "figures": ["forest", "results"],
+        "findings": ["findings"],
         "networks": [
             *("allocation_table", "dead_outputs", "dedicated", "describe", "idle_units", "narrow", "permuted"),
             *("shared_network", "trunk_owners"),
@@ -34,6 +36,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "related": ["larger_repeats", "repeat_arm", "repeats", "worth"],
         "report": ["paired", "report_table"],
         "statistics": ["interval", "over_examples"],
-        "summary": ["larger_runs", "print_findings"],
     },
 )

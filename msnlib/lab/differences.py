@@ -29,6 +29,10 @@ class Difference(NamedTuple):
         interval = f" ({self.low:+.2f} to {self.high:+.2f})" if self.seeds > 1 else ""
         return f"{self.difference:+.2f}{interval}"
 
+    def answer(self) -> str:
+        """What the interval says of the two arms: one is ahead, or neither is shown to be."""
+        return "ahead" if self.low > 0 else "behind" if self.high < 0 else "open"
+
     def short(self) -> str:
         """With one digit after the point, for a wide table."""
         interval = f" ({self.low:+.1f} to {self.high:+.1f})" if self.seeds > 1 else ""

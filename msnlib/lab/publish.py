@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from msnlib.lab.boxes import refresh_findings
 from msnlib.lab.capacity import capacity_section
 from msnlib.lab.checklist import checklist
 from msnlib.lab.claim import CAPPED, claim_table, claim_verdicts
@@ -23,7 +24,6 @@ from msnlib.lab.published import published_table, repeated_value
 from msnlib.lab.recipe import recipe_table
 from msnlib.lab.records import ENDING, read_records
 from msnlib.lab.report import EmptyReport, format_difference, format_value, markdown, report_table
-from msnlib.lab.summary import refresh_findings
 
 _ARMS = ("dedicated", "multitask")
 _TITLES = {"": "Stopped as the authors did", "converged": "Trained to convergence"}
