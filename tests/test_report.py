@@ -229,10 +229,10 @@ def test_an_experiment_is_shown_in_its_largest_profile(out):
     lines = [line for line in results_tables(records).splitlines() if re.match(r"\*|\| E", line)]
     assert [line if line[0] == "*" else line.replace(" ", "").split("|")[1:4] for line in lines] == [
         "**Stopped as the authors did, at the published sizes** (`paper`)",
-        ["E1mnist(%)", "97.24", "97.58"],
+        ["E1MNIST(%)", "97.24", "97.58"],
         "**Stopped as the authors did, in smaller networks, on fewer examples** (`laptop`)",
-        ["E2mnist(%)", "98.74", "98.84"],
-        ["E10mnist(%,prototypes)", "", ""],
+        ["E2MNIST(%)", "98.74", "98.84"],
+        ["E10MNIST(%,prototypes)", "", ""],
     ]
 
 
@@ -340,7 +340,7 @@ def test_publish_fills_the_pages_between_their_marks(out, readme):
     assert page.startswith(
         f"top\n{marks('results')[0]}\n\n{results_tables(read_records(out))}\n\n{marks('results')[1]}\nthen\n"
     )
-    assert "| E1 mnist (%) |" in page and "97.75 (97.00–98.50)" in page
+    assert "| E1 MNIST (%) |" in page and "97.75 (97.00–98.50)" in page
     listed = (out / "docs" / "checklist.md").read_text()
     assert re.search(
         r"\| E1 +\| paper, 2 seeds +\| 1 of 1, 3 not tried ", listed
@@ -414,9 +414,9 @@ def test_publish_answers_the_claim_between_its_marks(out, readme):
     _, rest = written.split(f"then\n{marks('claim')[0]}\n\n")
     lines = rest.partition(marks("effects")[0])[0].splitlines()
     assert lines[:6] == [
-        "- **E1 (exploration): it holds.** Shown for mnist.",
-        "- **E2 (exploration): it does not hold.** Refuted for mnist.",
-        "- **E3 (exploration): undecided.** Open for boston.",
+        "- **E1 (exploration): it holds.** Shown for MNIST.",
+        "- **E2 (exploration): it does not hold.** Refuted for MNIST.",
+        "- **E3 (exploration): undecided.** Open for Boston housing.",
         "- **All of it at the published sizes (exploration): it does not hold.** Refuted for E2; open for E3.",
         "- **All of it in smaller networks, on fewer examples (exploration): it holds.** Shown for E1.",
         "",
@@ -425,16 +425,16 @@ def test_publish_answers_the_claim_between_its_marks(out, readme):
     assert lines[0] == "**Trained to convergence**"
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:7] if "--" not in line]
     assert cells == [
-        ["task", "verdict", "difference", "margin (of the control's errors)", "runs", "a tenth more errors"],
-        ["E1 mnist (points)", "non-inferior", "+0.00 (-0.02 to +0.02)", "0.5 (17 %)", "laptop, exploration, 3 seeds",
+        ["task", "verdict", "difference", "margin", "seeds", "a tenth more errors"],
+        ["E1 MNIST", "non-inferior", "+0.00 (-0.02 to +0.02)", "0.5 (17 %)", "3, laptop, exploration",
          "non-inferior"],
-        ["E2 mnist (points)", "inferior", "-7.00 (-7.02 to -6.98)", "0.5 (17 %)", "paper, exploration, 3 seeds",
+        ["E2 MNIST", "inferior", "-7.00 (-7.02 to -6.98)", "0.5 (17 %)", "3, exploration",
          "inferior"],
-        ["E3 boston (% of the error)", "inconclusive", "+20.0", "10", "paper, exploration, 1 seed", "inconclusive"],
+        ["E3 Boston housing (% of the error)", "inconclusive", "+20.0", "10", "1, exploration", "inconclusive"],
     ]  # fmt: skip
     assert lines[7:] == [
         "",
-        "- Not tested, without a margin or a control: E6 (easy).",
+        "- Not tested, without a margin or a control: E6 (easy half).",
         "",
         marks("claim")[1],
     ]
@@ -492,7 +492,7 @@ def test_the_forest_draws_what_the_table_holds(out):
     assert not any(2.0 in [y for _, y in line] and len(line) == 2 and line[0][1] == line[1][1] for line in drawn)
     words = [text.get_text() for text in ax.texts]
     assert {"+0.20 points", "-9.80 points", "one seed", *table["verdict"]} <= set(words)
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["E1 mnist", "E2 mnist", "E10 mnist"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["E1 MNIST", "E2 MNIST", "E10 MNIST"]
 
 
 def _save_rules(out, values, **notes):
@@ -511,9 +511,9 @@ def test_a_small_shown_loss_and_a_sign_that_the_rule_decides_are_said(out):
     text = claim_section(_save_rules(out, {"": (0.2, 0.25, 0.3), ", converged": (-0.3, -0.25, -0.2)}))
     lines = [line for line in text.splitlines() if line.startswith("| E3")]
     assert "| non-inferior | -0.25 (-0.33 to -0.17) |" in lines[0] and "non-inferior | +0.25 (+0.17 to" in lines[1]
-    assert "- E3 mnist: within the margin, but a loss is shown, -0.25 (-0.33 to -0.17)." in text
+    assert "- E3 MNIST: within the margin, but a loss is shown, -0.25 (-0.33 to -0.17)." in text
     assert (
-        "- E3 mnist: the stopping rule decides the sign, -0.25 (-0.33 to -0.17) converged, "
+        "- E3 MNIST: the stopping rule decides the sign, -0.25 (-0.33 to -0.17) converged, "
         "+0.25 (+0.17 to +0.33) by the authors' rule." in text
     )
 
@@ -521,11 +521,9 @@ def test_a_small_shown_loss_and_a_sign_that_the_rule_decides_are_said(out):
 def test_nothing_is_said_of_rows_that_agree_and_nothing_of_rows_without_a_verdict(out):
     text = claim_section(_save_rules(out, {"": (-0.1, 0.0, 0.1), ", converged": (-0.1, 0.0, 0.1)}, dead_outputs=2))
     assert "sign" not in text and "a loss is shown" not in text
-    assert "outputs without a weight" in (rows := text.partition("**Trained")[2].splitlines())[2] and rows[4].endswith(
-        " 2 |"
-    )
+    assert "starved outputs" in (rows := text.partition("**Trained")[2].splitlines())[2] and rows[4].endswith(" 2 |")
     text = claim_section(_save_rules(out, {"": (0.2, 0.25, 0.3), ", converged": (-0.3, -0.25, -0.2)}, capped=True))
-    assert "sign" not in text and "- **E3 (exploration): no verdict.** Ended by the cap on epochs: mnist." in text
+    assert "sign" not in text and "- **E3 (exploration): no verdict.** Ended by the cap on epochs: MNIST." in text
 
 
 def test_published_figures_stand_beside_the_arm_that_repeats_them(out):
@@ -540,10 +538,10 @@ def test_published_figures_stand_beside_the_arm_that_repeats_them(out):
         run.save()
     lines = [[cell.strip() for cell in line.split("|")[1:5]] for line in results_tables(read_records(out)).splitlines()]
     assert [line for line in lines if line and line[0].startswith("E")] == [
-        ["E4 imdb (%)", "", "81.89*", "81.00 (81.00–81.00)"],
-        ["E4 imdb (%, control in batches of 512)", "79.66", "81.89*", "79.50 (79.00–80.00)"],
-        ["E10 task_identity (%, trained discerner)", "", "99.94", ""],
-        ["E10 task_identity (%, prototypes)", "", "", ""],
+        ["E4 film reviews (%)", "", "81.89*", "81.00 (81.00–81.00)"],
+        ["E4 film reviews (%, control in batches of 512)", "79.66", "81.89*", "79.50 (79.00–80.00)"],
+        ["E10 which task it is (%, trained discerner)", "", "99.94", ""],
+        ["E10 which task it is (%, prototypes)", "", "", ""],
     ]
 
 

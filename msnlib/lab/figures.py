@@ -191,10 +191,10 @@ def forest(table: pd.DataFrame) -> Figure:
     """
     counts = table["rule"] == table["rule"].iloc[0]
     first, second = table[counts], table[~counts].set_index(["experiment", "task"])
-    places = (1.03, 1.25, 1.53, 1.68)
+    places = (1.03, 1.29, 1.63, 1.79)
     height = 0.34 * len(first) + 1.7
     figure, ax = plt.subplots(figsize=(10, height))
-    figure.subplots_adjust(left=0.16, right=0.56, bottom=1.3 / height, top=1 - 0.4 / height)
+    figure.subplots_adjust(left=0.2, right=0.57, bottom=1.3 / height, top=1 - 0.4 / height)
     for y, row in enumerate(first.to_dict("records")):
         _interval(ax, y, row, ("low", "high"), color="black", linewidth=2, label="the interval that decides")
         dashed = dict(color="0.4", linewidth=1, linestyle="--", label="over seeds and examples, where recorded")
@@ -222,7 +222,7 @@ def forest(table: pd.DataFrame) -> Figure:
     ax.set(xlim=(-_EDGE - 0.3, _EDGE + 0.3), ylim=(len(first) - 0.2, -0.5))
     ax.set_xlabel("difference in margins: left worse, right better than a network alone", fontsize=9)
     profiles = first["profile"].map(lambda profile: "" if profile == "paper" else f" ({profile})")
-    ax.set_yticks(range(len(first)), first["experiment"] + " " + first["task"] + profiles, fontsize=9)
+    ax.set_yticks(range(len(first)), first["experiment"] + " " + first["task"].map(title) + profiles, fontsize=9)
     ax.grid(False)
     handles, labels = legend_of([ax])
     for word, (marker, face) in (_SHAPES | {CAPPED: _NO_VERDICT}).items():

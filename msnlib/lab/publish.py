@@ -78,7 +78,7 @@ def _result_lines(
     experiment: str, task: str, metric: str, arms: pd.DataFrame, said: str, renamed: dict[str, str]
 ) -> dict[str, list[str]]:
     """Return lines of `results_tables` by stopping rule; ``arms`` are the rows of one experiment and task by arm."""
-    words = f"{experiment} {task} ({'%' if metric == 'accuracy' else metric}{', ' + said if said else ''})"
+    words = f"{experiment} {title(task)} ({'%' if metric == 'accuracy' else metric}{', ' + said if said else ''})"
     lines = {}
     for rule in ("", "converged"):
         published, cells = [], []
@@ -117,14 +117,8 @@ def claim_section(table: pd.DataFrame) -> str:
         rows = table[table["rule"] == rule]
         dead = rule == rules[0] and bool(rows["dead_outputs"].notna().any())
         lines = [_claim_line(row, rule == rules[0], dead) for row in rows.itertuples(index=False)]
-        header = ["task", "verdict", "difference", "margin (of the control's errors)", "runs"]  # a phone shows two
-        header += (
-            ["outputs without a weight, most in any seed"]
-            if dead
-            else ["a tenth more errors"]
-            if rule == rules[0]
-            else []
-        )
+        header = ["task", "verdict", "difference", "margin", "seeds"]  # a phone shows two
+        header += ["starved outputs"] if dead else ["a tenth more errors"] if rule == rules[0] else []
         parts.append(f"**{_TITLES['' if rule == 'authors' else rule]}**\n\n{markdown(header, lines, first_number=2)}")
     return "\n\n".join(["\n".join(_answers(table)), *parts, "\n".join(_remarks(table))]).rstrip()
 
@@ -132,10 +126,11 @@ def claim_section(table: pd.DataFrame) -> str:
 def _claim_line(row: Any, counts: bool, dead: bool) -> list[str]:
     """Return a line of `claim_section`'s table; only that of the rule that ``counts`` has a last column."""
     accuracy = row.metric == "accuracy"
-    unit = "points" if accuracy else "% of the error"
-    runs = f"{row.profile}, {row.evidence}, {row.seeds} seed{'s' * (row.seeds != 1)}"
+    unit = "" if accuracy else " (% of the error)"
+    unusual = [word for word in (row.profile, row.evidence) if word not in ("paper", "claim")]
     margin = f"{row.margin:g}" + (f" ({row.margin_share:.0f} %)" if accuracy else "")
-    line = [f"{row.experiment} {row.task} ({unit})", row.verdict, _with_interval(row), margin, runs]
+    seeds = ", ".join([f"{row.seeds}", *unusual])
+    line = [f"{row.experiment} {title(row.task)}{unit}", row.verdict, _with_interval(row), margin, seeds]
     if dead:
         return [*line, f"{row.dead_outputs:.0f}" if pd.notna(row.dead_outputs) else ""]
     return [*line, row.sensitivity_verdict if isinstance(row.sensitivity_verdict, str) else ""] if counts else line
@@ -154,7 +149,8 @@ def _answers(table: pd.DataFrame) -> list[str]:
     answers = []
     for name, rows in primary.groupby("experiment", sort=False):
         subject = name if rows["evidence"].iloc[0] == "claim" else f"{name} (exploration)"
-        answers.append(_answer(subject, verdicts[name], dict(zip(rows["task"], rows["verdict"], strict=True))))
+        parts = dict(zip(rows["task"].map(title), rows["verdict"], strict=True))
+        answers.append(_answer(subject, verdicts[name], parts))
     for profile in sorted(primary["profile"].unique(), key=rank):
         for evidence in ("claim", "exploration"):
             here = primary[primary["profile"].eq(profile) & primary["evidence"].eq(evidence)]
@@ -181,8 +177,8 @@ def _remarks(table: pd.DataFrame) -> list[str]:
     decides, a verdict that rests on a single test example, one that many tasks take away; and what was not counted.
     """
     remarks = []
-    for (experiment, task), rows in table.groupby(["experiment", "task"], sort=False):
-        row, other = [*rows.itertuples(index=False), None][:2]
+    for (experiment, named), rows in table.groupby(["experiment", "task"], sort=False):
+        task, (row, other) = title(named), [*rows.itertuples(index=False), None][:2]
         if row.verdict == CAPPED:
             continue
         if row.high < 0 and row.verdict == "non-inferior":
@@ -204,7 +200,7 @@ def _remarks(table: pd.DataFrame) -> list[str]:
             remarks.append(f"- {experiment} {task}: {words}.")
     untested = pd.DataFrame(table.attrs["untested"], columns=["experiment", "task"]).groupby("experiment", sort=False)
     if len(untested):
-        named = [f"{name} ({', '.join(rows['task'])})" for name, rows in untested]
+        named = [f"{name} ({', '.join(rows['task'].map(title))})" for name, rows in untested]
         remarks.append(f"- Not tested, without a margin or a control: {', '.join(named)}.")
     for reason, files in pd.Series(table.attrs["refused"], dtype=str).groupby(lambda f: table.attrs["refused"][f]):
         named = ", ".join(sorted(file.removesuffix("/record.json") for file in files.index))
