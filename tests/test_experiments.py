@@ -229,6 +229,8 @@ def test_the_comparison_takes_other_seeds_of_the_same_pool_only(tmp_path, monkey
     def run(seed, value, density=0.1, notebook="02_a", **versions):
         made = Run("E1", notebook=notebook, profile="laptop", seed=seed, density=density)
         made.add(task="mnist", arm="multitask", metric="accuracy", value=value)
+        if seed:  # what this run may have later, and has not yet
+            made.add(task="mnist", arm="small", metric="accuracy", value=value)
         path = made.save()
         if versions:
             path.write_text(path.read_text().replace('"numerics": 1', '"numerics": 0'))
@@ -238,8 +240,9 @@ def test_the_comparison_takes_other_seeds_of_the_same_pool_only(tmp_path, monkey
     run(2, 10.0, density=0.2)
     run(3, 10.0, notebook="02_b")
     run(4, 10.0, numerics=0)
-    row = comparison(run(0, 92.0)).loc["mnist"].loc["multitask"]
-    assert row[["this run", "mean", "seeds"]].tolist() == ["92.00", "91.00", 2]
+    table = comparison(run(0, 92.0)).loc["mnist"]
+    assert table.loc["multitask", ["this run", "mean", "seeds"]].tolist() == ["92.00", "91.00", 2]
+    assert table.index.tolist() == ["multitask"]
 
 
 def test_a_record_says_which_rows_were_tested_where_the_test_part_was_drawn(tmp_path, monkeypatch):

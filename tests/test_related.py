@@ -80,10 +80,13 @@ def test_part_b_is_shown_from_runs_that_kept_their_repeats_whatever_the_profile(
         run.save()
     assert set(larger_repeats("07_a", tmp_path)["profile"]) == {"laptop"}
     row = {"experiment": "E6", "task": "hard", "metric": "accuracy", "difference": -2, "low": -3, "high": -1}
+    row["evidence"] = "claim"
     pd.DataFrame([row | {"rule": "converged", "verdict": "inferior", "margin": 1}]).to_csv(tmp_path / "claim.csv")
     said = full_size("E6", "07_a", tmp_path)
     assert "(profile paper, 2 seeds" in said
-    assert "\n- part B, always of laptop's size (in runs of the profile laptop): a neighbour that is read" in said
+    assert (
+        "\n- part B, always of laptop's size (in runs of the profile laptop): the hard half beside a neighbour" in said
+    )
     assert "in points (4 repeats of 2 seeds): " in said
     assert "related instead of unrelated +3.00 (+3.00 to +3.00), better; trained" in said
     results = _rows({0: [3]}).to_dict("records")

@@ -289,25 +289,25 @@ def test_equal_networks_are_a_point_and_bad_input_is_refused():
             crossed(own, own, PERCENT, rows=rows)
 
 
-def _right(random, loss):
-    """Right or wrong on 300 examples of unlike difficulty, 10 seeds; the subnetwork loses at random what it must."""
+def _right(random, loss, seeds=10):
+    """Right or wrong on 300 examples of unlike difficulty; the subnetwork loses at random what it must."""
     easy = random.beta(8, 0.5, 300)
-    chance = np.clip(easy + random.normal(0, 0.08, (2, 1, 300)) + random.normal(0, 0.003, (2, 10, 1)), 0, 1)
-    own, control = random.random((2, 10, 300)) < chance
-    return own & (random.random((10, 300)) >= loss / 100 / (8 / 8.5)), control, None
+    chance = np.clip(easy + random.normal(0, 0.08, (2, 1, 300)) + random.normal(0, 0.003, (2, seeds, 1)), 0, 1)
+    own, control = random.random((2, seeds, 300)) < chance
+    return own & (random.random((seeds, 300)) >= loss / 100 / (8 / 8.5)), control, None
 
 
-def _houses(random, loss, tail, pool=102):
-    """Squared errors on 102 houses for 10 seeds: a house's own part in both networks, in one of them, in one seed.
+def _houses(random, loss, tail, pool=102, seeds=10):
+    """Squared errors on 102 houses: a house's own part in both networks, in one of them, in one seed.
 
     With a larger ``pool`` every seed draws its own; ``tail`` makes some houses hard for everybody.
     """
     scale = np.exp(random.normal(0, tail, pool))
     residual = 0.7 * random.normal(size=pool) + 0.5 * random.normal(size=(2, 1, pool))
-    rows = random.permuted(np.tile(np.arange(pool), (10, 1)), axis=1)[:, :102] if pool > 102 else None
-    both = scale * (residual + 0.5 * random.normal(size=(2, 10, pool)))
+    rows = random.permuted(np.tile(np.arange(pool), (seeds, 1)), axis=1)[:, :102] if pool > 102 else None
+    both = scale * (residual + 0.5 * random.normal(size=(2, seeds, pool)))
     both = both if rows is None else np.take_along_axis(both, rows[None], 2)
-    own, control = both**2 * np.exp(random.normal(0, 0.1, (2, 10, 1)))
+    own, control = both**2 * np.exp(random.normal(0, 0.1, (2, seeds, 1)))
     return own * (1 + loss / 100), control, rows
 
 
@@ -319,8 +319,18 @@ def _houses(random, loss, tail, pool=102):
         (_houses, {"tail": 0.6, "pool": 506}, 10, PERCENT, 0.06),
         (_houses, {"tail": 1.0}, 10, PERCENT, 0.15),
         (_houses, {"tail": 1.0, "pool": 506}, 10, PERCENT, 0.06),
+        (_right, {"seeds": 3}, 0.5, POINTS, 0.0),
+        (_houses, {"tail": 0.6, "pool": 506, "seeds": 3}, 10, PERCENT, 0.0),
     ],
-    ids=["300 outcomes", "102 houses", "102 of 506 houses", "102 houses, long tails", "102 of 506, long tails"],
+    ids=[
+        "300 outcomes",
+        "102 houses",
+        "102 of 506 houses",
+        "102 houses, long tails",
+        "102 of 506, long tails",
+        "300 outcomes, three seeds",
+        "102 of 506 houses, three seeds",
+    ],
 )
 def test_at_the_margin_new_seeds_and_examples_pass_at_most_one_time_in_twenty(draw, options, loss, margin, alone):
     random = np.random.default_rng(17)

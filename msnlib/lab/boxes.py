@@ -13,7 +13,7 @@ from msnlib.lab.notebooks import read_notebook
 from msnlib.lab.pooling import headline, over_seeds
 from msnlib.lab.records import Run, read_records
 from msnlib.lab.related import larger_repeats
-from msnlib.lab.summary import OVER_SEEDS, Found, of_values, reading, summary
+from msnlib.lab.summary import EVENED, OVER_SEEDS, Found, ended_by_cap, of_values, reading, summary
 
 _LARGER = ("Full-size runs", "Larger runs")  # how `full_size` begins
 _SENTENCE = 200  # characters; what is longer is a list
@@ -80,6 +80,7 @@ def full_size(experiment: str, notebook: str, reports: Path) -> str:
     seeds = records["seed"].nunique()
     published = profile == "paper" and experiment in EXPERIMENTS
     runs = f"{_LARGER[not published]} (profile {profile}, {seeds} seed{'s' * (seeds != 1)}"
+    capped = ended_by_cap(records.to_dict("records"))
     table = pd.read_csv(reports / "claim.csv") if (reports / "claim.csv").is_file() else pd.DataFrame()
     rows = table[table["experiment"].eq(experiment)] if len(table) else table
     if len(rows):
@@ -88,12 +89,16 @@ def full_size(experiment: str, notebook: str, reports: Path) -> str:
         items = [f"{title(row.task)} {_gap(row)}, {_verdict(row)}" for row in rows.itertuples()]
         items += _larger_reading(notebook, reports) if experiment == "E6" else []
         about = "one network minus a network for each task, above 0 it is better"
-        return _said(f"{runs}, {how}, 90 % intervals)", Found(items, about))
+        unplanned = ", exploration" * bool((rows["evidence"] != "claim").all())
+        return _said(f"{runs}{unplanned}, {how}, 90 % intervals)", Found(items, about))
     if experiment in OVER_SEEDS:
-        return _said(f"{runs}, 90 % intervals)", OVER_SEEDS[experiment](records))
+        found = OVER_SEEDS[experiment](records)
+        smaller = _smaller_starve(notebook, reports) if experiment == "starves" and profile != "laptop" else []
+        return _said(f"{runs}, 90 % intervals)", found._replace(items=[*found.items, *smaller, *capped]))
     means = over_seeds(records, ["task", "arm", "metric"])["mean"]
     found = of_values(experiment, means.to_dict())
-    return _said(f"{runs}{', means' * (seeds > 1)})", found if found.items else Found([f"{len(means)} results"]))
+    items = [*found.items, *capped] if found.items else [f"{len(means)} results"]
+    return _said(f"{runs}{', means' * (seeds > 1)})", found._replace(items=items))
 
 
 def _said(opening: str, found: Found) -> str:
@@ -122,9 +127,24 @@ def _verdict(row: Any) -> str:
     return words.get(row.verdict) or (f"open at {margin}" if row.verdict == "inconclusive" else row.verdict)
 
 
+def _smaller_starve(notebook: str, reports: Path) -> list[str]:
+    """Say what the runs of a smaller network found, which have more seeds."""
+    records = headline(read_records(reports / notebook).query("profile == 'laptop'"))
+    if records.empty:
+        return []
+    found = OVER_SEEDS["starves"](records)
+    (evened,) = [item for item in found.items if item.startswith(EVENED)]
+    return [f"in smaller networks ({records['seed'].nunique()} seeds), {found.about}: {evened}"]
+
+
 def _larger_reading(notebook: str, reports: Path) -> list[str]:
-    """Say what `reading` says of committed runs, which may be of another profile than the claim's."""
-    rows = larger_repeats(notebook, reports)
+    """Say what `reading` says of committed runs, which may be of another profile than the claim's: of the seeds that
+    were declared to answer, and where there are others also of all.
+    """
+    rows, declared = (larger_repeats(notebook, reports, declared=only) for only in (False, True))
     if rows.empty:
         return ["part B as it is now: no record yet"]
-    return [f"part B, always of laptop's size (in runs of the profile {rows['profile'].iloc[0]}): {reading(rows)}"]
+    where = f"part B, always of laptop's size (in runs of the profile {rows['profile'].iloc[0]})"
+    if declared.empty or len(declared) == len(rows):
+        return [f"{where}: {reading(rows)}"]
+    return [f"{where}, declared seeds: {reading(declared)}", f"the same with further seeds: {reading(rows)}"]

@@ -27,7 +27,7 @@ def checklist(records: pd.DataFrame, claim: pd.DataFrame, reports: Path, noteboo
         notebooks: the folder of the notebooks, whose headings name the experiments.
     """
     shown, verdicts = headline(records[records["profile"] != "quick"]), claim_verdicts(claim)
-    names, hours = _named(notebooks), _hours(records, reports)
+    names, (hours, read) = _named(notebooks), _hours(records, reports)
     ids = [experiment for experiment in hours if experiment in set(published_table()["id"])]
     lines, total = [], [0, 0, 0]
     for experiment, figures in sorted(published_table().groupby("id"), key=lambda pair: natural(pair[0])):
@@ -40,15 +40,17 @@ def checklist(records: pd.DataFrame, claim: pd.DataFrame, reports: Path, noteboo
         size = f"{ours['profile'].iloc[0]}, {seeds} seed{'s' * (seeds > 1)}" if seeds else "quick only"
         spent = f"{hours[experiment]:.1f}" if experiment in hours else ""
         name = names.get(experiment, experiment)
-        lines.append([name, size, repeated, verdicts.get(experiment, "not tested"), spent])
+        tested = claim[claim["experiment"].eq(experiment)]
+        unplanned = " (exploration)" * bool(len(tested) and (tested["evidence"] != "claim").all())
+        lines.append([name, size, repeated, f"{verdicts.get(experiment, 'not tested')}{unplanned}", spent])
     header = ["experiment", "largest runs", "published figures repeated", "no loss on any task", "hours"]
-    whole = (
+    whole, beyond = sum(hours.values()), sum(hours.values()) - sum(map(hours.get, ids))
+    said = (
         f"Of {total[2]} published figures {total[1]} were tried, and {total[0]} of these are repeated. All committed "
-        "runs together took "
-        f"{sum(hours.values()):.0f} hours by the clock, {sum(hours.values()) - sum(map(hours.get, ids)):.0f} of them "
-        "for questions that the paper does not ask."
+        f"runs together took {whole:.0f} hours by the clock, {beyond:.0f} of them for questions that the paper does "
+        f"not ask. Epochs that a run found stored took no time again: {read:.0f} % of those that records list."
     )
-    return f"{markdown(header, lines, first_number=4)}\n\n{whole}"
+    return f"{markdown(header, lines, first_number=4)}\n\n{said}"
 
 
 def _within(ours: pd.DataFrame, row: tuple) -> bool | None:
@@ -72,8 +74,15 @@ def _named(notebooks: Path) -> dict[str, str]:
     return found
 
 
-def _hours(records: pd.DataFrame, reports: Path) -> dict[str, float]:
-    """Return experiment -> hours that its runs took, each from start to end."""
+def _hours(records: pd.DataFrame, reports: Path) -> tuple[dict[str, float], float]:
+    """Return experiment -> hours that its runs took, each from start to end; and of how many of the epochs that runs
+    list, in per cent, they were found stored.
+    """
     runs = records.drop_duplicates("file")
-    seconds = [read_record(reports / file)["run"].get("seconds", 0) for file in runs["file"]]
-    return (runs.assign(spent=seconds).groupby("experiment")["spent"].sum() / 3600).to_dict()
+    whole = [read_record(reports / file) for file in runs["file"]]
+    hours = runs.assign(spent=[record["run"].get("seconds", 0) / 3600 for record in whole]).groupby("experiment")[
+        "spent"
+    ]
+    listed = [training for record in whole for training in record.get("stored") or () if "epochs" in training]
+    epochs, read = (sum(training[name] for training in listed) for name in ("epochs", "read"))
+    return hours.sum().to_dict(), 100 * read / max(epochs, 1)

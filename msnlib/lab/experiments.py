@@ -232,7 +232,7 @@ def of_all_seeds(run: Run) -> pd.DataFrame:
 
 
 def comparison(run: Run) -> pd.DataFrame:
-    """Ours against the published figures.
+    """Ours against the published figures, of what the run has so far.
 
     Args:
         run: one in ``quick`` uses other data than the paper: nothing is published.
@@ -240,12 +240,13 @@ def comparison(run: Run) -> pd.DataFrame:
     Returns:
         A row per task and arm, its numbers as texts. The mean is that of :func:`of_all_seeds`.
     """
+    quick, key = run.configuration["profile"] == "quick", ["task", "arm", "metric"]
+    own = {tuple(row[name] for name in key): row["value"] for row in run.results}
     mine = of_all_seeds(run)
-    quick = run.configuration["profile"] == "quick"
-    table = over_seeds(mine, ["task", "arm", "metric"]).reset_index()
-    first = mine.drop_duplicates(["task", "arm", "metric"])
-    table.insert(3, "this run", list(first["value"]))
-    keys = table[["task", "arm", "metric"]].itertuples(index=False)
+    mine = mine[mine[key].apply(tuple, axis=1).isin(list(own))]
+    table = over_seeds(mine, key).reset_index()
+    table.insert(3, "this run", list(table[key].apply(tuple, axis=1).map(own)))
+    keys = table[key].itertuples(index=False)
     table["published"] = [None if quick else published_value(run.experiment, *key) for key in keys]
     table["difference"] = table["mean"] - table["published"].astype(float)
     columns = ["task", "arm", "metric", "this run", "mean", "sd", "seeds", "published", "difference"]

@@ -1,14 +1,15 @@
 """The three findings, as sentences: from records, for the README and the site's front page."""
 
+import json
+
 import pandas as pd
 
 from msnlib.lab.capacity import capacity, widest
-from msnlib.lab.claim import CAPPED, claim_verdicts
+from msnlib.lab.claim import CAPPED, LENDERS, claim_verdicts
 from msnlib.lab.differences import Difference
 from msnlib.lab.factorial import effects
 from msnlib.lab.looks import title
 from msnlib.lab.pooling import headline, over_seeds
-from msnlib.lab.published import published_value
 from msnlib.lab.report import format_difference
 
 # What experiments and tasks are called where nobody knows their numbers yet.
@@ -29,6 +30,11 @@ _WORDS = {  # of one, of several
     "inferior": ("refutes it", "refute it"),
 }
 _VERDICTS = tuple(_WORDS)
+_SHOWN = {  # of a loss that is shown: what its verdict says of it
+    "non-inferior": "within the margin",
+    "inconclusive": "perhaps beyond it",
+    "inferior": "beyond it",
+}
 _FROZEN = {"packnet": "PackNet", "random": "random masks"}  # arms of notebook 09
 
 
@@ -40,8 +46,9 @@ def findings(records: pd.DataFrame, claim: pd.DataFrame) -> str:
         claim: as `msnlib.lab.claim.claim_table` gives it.
     """
     shown = headline(records[records["profile"] != "quick"])
-    scarce = "\n".join(part for part in (limits(shown), starving(shown)) if part)
-    return "\n".join(f"- {part}" for part in (loss(claim), forgetting(shown), scarce) if part)
+    smaller = headline(records[records["profile"].eq("laptop") & records["experiment"].eq("starves")])
+    scarce = "\n".join(part for part in (limits(shown), starving(shown, smaller)) if part)
+    return "\n".join(f"- {part}" for part in (loss(claim, shown), forgetting(shown), scarce) if part)
 
 
 def named(experiment: str) -> str:
@@ -49,9 +56,10 @@ def named(experiment: str) -> str:
     return f"{EXPERIMENTS[experiment]} ({experiment})" if experiment in EXPERIMENTS else experiment
 
 
-def loss(claim: pd.DataFrame) -> str:
+def loss(claim: pd.DataFrame, shown: pd.DataFrame | None = None) -> str:
     """Say how many experiments show "no loss on any task" at the published sizes; below that, which comparisons rule
-    out a loss that matters and which are open or refute it, what loss is shown, and what the authors' rule gives.
+    out a loss that matters and which are open or refute it, what loss is shown, what the authors' rule gives, and, if
+    the records are ``shown``, how the runs were made.
     """
     rows = claim[claim["profile"].eq("paper") & claim["rule"].eq(next(iter(claim["rule"]), ""))]
     if rows.empty:
@@ -77,26 +85,47 @@ def loss(claim: pd.DataFrame) -> str:
         known |= set(found["experiment"])
     alone = decided[decided["without_one_verdict"].notna() & decided["without_one_verdict"].ne(decided["verdict"])]
     parts += [f"The verdict on {_case(row)} rests on a single test example." for row in alone.itertuples()]
-    lost = ", ".join(f"{_case(row)} {_more(row)}" for row in decided.itertuples() if row.high < 0)
-    below = f"{(decided['difference'] < 0).sum()} of {len(decided)} means are below 0"
-    parts += [f"{below}; a loss is shown for {lost}." if lost else f"{below}."]
+    below = f"{(decided['difference'] < 0).sum()} of {len(decided)} means are worse (below 0)"
+    lost = [(row, f"{_case(row)} {_more(row)}") for row in decided.itertuples() if row.high < 0]
+    lost = {word: ", ".join(said for row, said in lost if row.verdict == word) for word in _SHOWN}
+    lost = "; ".join(f"{said}: {_SHOWN[word]}" for word, said in lost.items() if said)
+    parts += [f"{below}. A loss is shown for {lost}." if lost else f"{below}."]
     lost = ", ".join(f"{_case(other)} {_more(other)}" for _, other in pairs if other.high < 0)
-    early_ones = [text for row, other in pairs if (text := _early(row, other))]
-    other = "; ".join([f"a loss is shown for {lost}"] * bool(lost) + early_ones)
-    parts += [f"Stopped as the authors did, {other}."] * bool(other)
-    scope = f"The published size, trained to convergence, {' or '.join(counts)} seeds, 90 % intervals; margins: "
-    scope += _margins(decided)
+    parts += [f"Stopped as the authors did, a loss is shown for {lost}."] * bool(lost)
+    made_how = "" if shown is None else _made_how(shown, decided)
+    scope = f"The published size, {made_how}trained to convergence, {' or '.join(counts)} seeds, 90 % intervals; "
+    scope += f"margins: {_margins(decided)}{_borrowed(decided)}"
     if len(early):
         scope += f"; exploration, not counted: {', '.join(early)}" if made.any() else "; all of it exploration"
     smaller = [name for name in claim["experiment"].unique() if name not in set(rows["experiment"])]
     scope += f"; smaller: {', '.join(smaller)}" * bool(smaller)
-    return "\n".join(
-        [
-            f"**No loss beyond a margin on any task, against a network of its own: of {len(verdicts)} experiments of "
-            f"the paper {', '.join(answers)}.**",
-            *(f"  - {part}" for part in [*parts, f"*{scope}.*"]),
-        ]
+    answer = "In some experiments" if "inferior" in counted else "Partly open"
+    if set(counted) <= {"non-inferior"}:
+        answer = "Not beyond a margin"
+    elif counted.get("inconclusive", 0) > len(verdicts) / 2 and "inferior" not in counted:
+        answer = "Mostly open"
+    opening = (
+        f"**Does a task lose against a network of its own? {answer}.** No loss beyond a margin, on any task: of "
+        f"the paper's {len(verdicts)} experiments {', '.join(answers)}."
     )
+    return "\n".join([opening, *(f"  - {part}" for part in [*parts, f"*{scope}.*"])])
+
+
+def _made_how(shown: pd.DataFrame, decided: pd.DataFrame) -> str:
+    """Say how many of the weights a task has, and what was trained in bfloat16."""
+    runs = shown[shown["profile"].eq("paper") & shown["experiment"].isin(decided["experiment"])]
+    fixed = {row.experiment: json.loads(row.fixed) for row in runs.drop_duplicates("experiment").itertuples()}
+    shares = sorted({100 * settings["density"] for settings in fixed.values() if "density" in settings})
+    halved = [name for name, settings in fixed.items() if settings.get("precision") == "bfloat16"]
+    share = f"{' to '.join(f'{share:g}' for share in dict.fromkeys([shares[0], shares[-1]]))} % of" if shares else ""
+    return f"{share} the weights a task, " * bool(share) + f"{', '.join(halved)} in bfloat16, " * bool(halved)
+
+
+def _borrowed(decided: pd.DataFrame) -> str:
+    """Say which experiments have controls of another, so that they are no independent tests."""
+    names = set(decided["experiment"])
+    borrowers = [name for name, lender in LENDERS.items() if {name, lender} <= names]
+    return f"; {LENDERS[borrowers[0]]}'s controls serve {' and '.join(borrowers)} too" if borrowers else ""
 
 
 def _by_experiment(rows: pd.DataFrame, known: set[str]) -> str:
@@ -120,19 +149,6 @@ def _by_both_rules(claim: pd.DataFrame, rows: pd.DataFrame) -> list[tuple]:
     others = {(o.experiment, o.task, o.profile): o for o in claim.itertuples() if o.rule not in set(rows["rule"])}
     pairs = [(row, others.get((row.experiment, row.task, row.profile))) for row in rows.itertuples()]
     return [pair for pair in pairs if pair[1] is not None]
-
-
-def _early(row: tuple, other: tuple) -> str:
-    """Say where a subnetwork is ahead by the authors' rule alone, and whether a published gain lies in its interval."""
-    arms = [published_value(row.experiment, row.task, arm, row.metric) for arm in ("multitask", "dedicated")]
-    if row.metric != "accuracy" or None in arms or row.low > 0 or not other.low > 0:
-        return ""
-    gain = arms[0] - arms[1]
-    fits = "lies within" if other.low <= gain <= other.high else "lies outside"
-    return (
-        f"{_case(row)}, where the paper has a gain of {gain:+.2f}, is ahead by {with_interval(other)}: that gain "
-        f"{fits} the interval, and is not seen after training to convergence"
-    )
 
 
 def _case(row: tuple) -> str:
@@ -165,9 +181,10 @@ def forgetting(shown: pd.DataFrame) -> str:
     lost = over_seeds(rows[rows["metric"] == "forgetting_accuracy"], ["arm"]) if len(rows) else rows
     if not {"multitask", "fine-tuning"} <= set(lost.index):
         return ""
-    whole = over_seeds(rows[rows["metric"] == "accuracy"], ["arm"])["mean"]
+    whole = rows[rows["metric"] == "accuracy"].pivot(index="seed", columns="arm", values="value")
     ours, theirs = lost.loc["multitask"], lost.loc["fine-tuning"]
-    gap = whole["dedicated"] - whole["multitask"]
+    gaps = whole["dedicated"] - whole["multitask"]
+    between = f" ({gaps.min():.1f} to {gaps.max():.1f})" if len(gaps) > 1 else ""
     count = shown[shown["experiment"].eq("forgetting") & shown["task"].ne("all")]["task"].nunique()
     kept = [words for arm, words in _FROZEN.items() if arm in lost.index and lost.loc[arm, "max"] == 0]
     title, most, also = "Something is forgotten", f"at most {ours['max']:.2f} points", ""
@@ -177,9 +194,8 @@ def forgetting(shown: pd.DataFrame) -> str:
     return (
         f"**{title}.** Of {count} image tasks learned in sequence, earlier ones lose {most} in any seed{also}. One "
         f"network fine-tuned on one task after another loses {theirs['mean']:.1f} points for each earlier task "
-        f"({theirs['min']:.1f} to {theirs['max']:.1f}). A network for each task is {abs(gap):.1f} points "
-        f"{'ahead of' if gap >= 0 else 'behind'} the subnetworks. *{_scope(rows)}, a fixed number of epochs, the task "
-        "known at test.*"
+        f"({theirs['min']:.1f} to {theirs['max']:.1f}). Networks of their own minus subnetworks: {gaps.mean():+.1f} "
+        f"points{between}. *{_scope(rows)}, a fixed number of epochs, the task known at test.*"
     )
 
 
@@ -210,9 +226,9 @@ def limits(shown: pd.DataFrame) -> str:
     )
 
 
-def starving(shown: pd.DataFrame) -> str:
+def starving(shown: pd.DataFrame, smaller: pd.DataFrame | None = None) -> str:
     """Say what it gives at the smallest share of weights that every output of the head gets as many, and how far random
-    masks are ahead after that.
+    masks are ahead after that; beside the published width also what it gives in ``smaller`` networks.
     """
     rows = shown[shown["experiment"] == "starves"]
     found = effects(rows)
@@ -232,12 +248,23 @@ def starving(shown: pd.DataFrame) -> str:
     opening = f"Of two tasks with {share} some outputs own none. Giving" if starved else f"With {share}, giving"
     verb = "raises" if evened["low"].gt(0).all() else "changes"
     others = [task for task in evened["task"] if task not in set(left["task"])]
-    unshown = f"; on {', '.join(map(title, others))} that is not shown" if len(left) and others else ""
+    unshown = f"; on {', '.join(map(title, others))} not shown" if len(left) and others else ""
     ahead = f" Even then random weights are ahead on {_points(left, ' by')}{unshown}." if len(left) else ""
+    also = "" if smaller is None or rows["profile"].iloc[0] != "paper" else _in_smaller(smaller)
     return (
         f"  - {opening} all outputs of a head equally many {verb} the paper's choice by, in points, "
-        f"{_points(evened)}.{ahead} *{scope}.*"
+        f"{_points(evened)}{also}.{ahead} *{scope}.*"
     )
+
+
+def _in_smaller(records: pd.DataFrame) -> str:
+    """What evening the head gives in smaller networks at the smallest share, from the records of one pool."""
+    found = effects(records)
+    found = found[found["contrast"].eq("head evened out") & found["density"].eq(found["density"].min())]
+    if found.empty:
+        return ""
+    share, seeds = f"{100 * found['density'].iloc[0]:g} %", found["seeds"].max()
+    return f"; in smaller networks ({share}, {seeds} seeds) {_points(found)}"
 
 
 def _points(rows: pd.DataFrame, by: str = "") -> str:

@@ -11,6 +11,7 @@ from msnlib.lab.pooling import headline
 from msnlib.lab.records import read_records
 from msnlib.lab.statistics import interval
 
+DECLARED = range(10, 13)  # the seeds that answer, in sweeps/related.toml; any others are exploration
 MATTERS = 1.0  # points of accuracy: Fashion-MNIST's margin in sweeps/claim.toml
 CONTRASTS = {  # what is asked -> two arms; the first answers the title's question
     "related instead of unrelated": ("after easy reading", "after unrelated reading"),
@@ -36,11 +37,14 @@ def repeats(records: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(**parts)[parts["repeat"].notna()]
 
 
-def larger_repeats(notebook: str, reports: Path = CHECKOUT / "reports") -> pd.DataFrame:
-    """`repeats` of the committed runs, perhaps none: of the profile that has most, as all have networks of one size."""
+def larger_repeats(notebook: str, reports: Path = CHECKOUT / "reports", declared: bool = False) -> pd.DataFrame:
+    """`repeats` of the committed runs, perhaps none: of the profile that has most, as all have networks of one size;
+    of the ``declared`` seeds alone, or of all.
+    """
     rows = repeats(read_records(reports / notebook).query("profile != 'quick'"))
     shown = headline(rows, ("experiment", "profile"))
-    return shown[shown["profile"] == shown["profile"].value_counts().index[0]] if len(shown) else shown
+    shown = shown[shown["profile"] == shown["profile"].value_counts().index[0]] if len(shown) else shown
+    return shown[shown["seed"].isin(DECLARED)] if declared else shown
 
 
 def worth(rows: pd.DataFrame) -> pd.DataFrame:

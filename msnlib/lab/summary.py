@@ -9,11 +9,13 @@ from msnlib.lab.capacity import CHOICES, one_curve, widest
 from msnlib.lab.differences import Difference, between
 from msnlib.lab.factorial import effects
 from msnlib.lab.looks import title
+from msnlib.lab.recipe import ARMS, OURS
 from msnlib.lab.records import ENDING
 from msnlib.lab.related import CONTRASTS, repeats, worth
 from msnlib.lab.report import format_difference
 from msnlib.lab.statistics import interval
 
+EVENED = "the paper's, evened head minus cut one"  # how `_starves` calls the intervention
 Values = dict[tuple[str, str, str], float]  # (task, arm, metric) -> value
 
 
@@ -51,7 +53,7 @@ def summary(record: dict[str, Any]) -> Found:
         found = of_values(record["experiment"], values)
     if not found.items:
         return Found([f"{len(rows)} result{'s' * (len(rows) != 1)}"])
-    return found._replace(items=[*found.items, *_cap(rows)])
+    return found._replace(items=[*found.items, *ended_by_cap(rows)])
 
 
 def of_values(experiment: str, values: Values) -> Found:
@@ -59,8 +61,8 @@ def of_values(experiment: str, values: Values) -> Found:
     return _SPECIAL.get(experiment, _differences)(values)
 
 
-def _cap(rows: list[dict[str, Any]]) -> list[str]:
-    """Say whether trainings that a run's sentence is about were ended by the cap on epochs."""
+def ended_by_cap(rows: list[dict[str, Any]]) -> list[str]:
+    """Say whether trainings that a sentence is about, of these results, were ended by the cap on epochs."""
     converged = [row for row in rows if row["arm"].endswith(ENDING)] or rows
     capped = [row.get("capped") in (True,) for row in converged]  # perhaps not known, or NaN
     how_many = "all" if all(capped) else "some"
@@ -108,7 +110,7 @@ def reading(rows: pd.DataFrame) -> Found:
     ]
     seeds, count = int(found["seeds"].max()), int(found["repeats"].max())
     size = f"{count} repeat{'s' * (count != 1)}" + f" of {seeds} seeds" * (seeds > 1)
-    return Found(cells, f"a neighbour that is read, in points ({size})")
+    return Found(cells, f"the hard half beside a neighbour that it reads, in points ({size})")
 
 
 def _told(values: Values) -> Found:
@@ -131,7 +133,13 @@ def _forgetting(values: Values) -> Found:
     lost = {arm: values.get(("all", arm, "forgetting_accuracy")) for arm in ("multitask", "fine-tuning")}
     if None in lost.values():
         return Found([])
-    return Found([f"subnetworks forget {lost['multitask']:.2f} points a task, fine-tuning {lost['fine-tuning']:.2f}"])
+    said = [f"subnetworks forget {lost['multitask']:.2f} points a task, fine-tuning {lost['fine-tuning']:.2f}"]
+    words = {"dedicated": "networks of their own", "random": "random masks"}
+    whole = {arm: values.get(("all", arm, "accuracy")) for arm in ("multitask", *words)}
+    if None not in whole.values():
+        ahead = [f"{name} {whole[arm] - whole['multitask']:+.2f}" for arm, name in words.items()]
+        said.append(f"mean accuracy of all tasks, in points from the subnetworks: {', '.join(ahead)}")
+    return Found(said)
 
 
 def _capacity(records: pd.DataFrame) -> Found:
@@ -189,7 +197,7 @@ def _starves(records: pd.DataFrame) -> Found:
     for contrast, words in (
         ("random instead of scores", "random masks minus the paper's"),
         ("random instead of scores, heads evened out", "the same, both heads evened"),
-        ("head evened out", "the paper's, evened head minus cut one"),
+        ("head evened out", EVENED),
         ("head whole instead of evened out", "the paper's, whole head minus evened one"),
     ):
         rows = found[found["contrast"].eq(contrast) & found["density"].eq(found["density"].min())]
@@ -202,17 +210,22 @@ def _starves(records: pd.DataFrame) -> Found:
 
 
 def _recipe(records: pd.DataFrame) -> Found:
-    """Say how far the release's recipe and the controls of as many weights are from ours, trained to convergence."""
-    words = {"as released": "the release's recipe", "random": "random masks", "small": "a small dense network"}
-    if not {arm + ENDING for arm in ("multitask", *words)} <= set(records["arm"]):
-        return Found([])
+    """Say how far every recipe and a small dense network are from ours, trained to convergence, and where outputs
+    starve.
+    """
+    ours, found = OURS + ENDING, set(records["arm"])
+    arms = {arm: words for arm, words in ARMS.items() if arm == "small" or not words.startswith("control")}
+    arms = {arm + ENDING: words for arm, words in arms.items() if arm + ENDING in found}
     items = []
-    for arm, name in words.items():
-        pair = (arm + ENDING, "multitask" + ENDING)
-        capped = records["capped"].eq(True) & records["arm"].isin(pair) if "capped" in records else pd.Series(False)
-        cells = [_ahead(task, between(records, task, *pair), capped.any()) for task in records["task"].unique()]
-        items.append(f"{name} minus ours: {', '.join(cells)}")
-    return Found(items, "accuracy after training to convergence, in points")
+    for arm, words in arms.items() if ours in found else ():
+        pair = records[records["arm"].isin((arm, ours))]
+        capped = "capped" in pair and pair["capped"].eq(True).any()
+        cells = [_ahead(task, between(records, task, arm, ours), capped) for task in records["task"].unique()]
+        dead = pair.loc[pair["arm"].eq(arm) & (pair["dead_outputs"] > 1)] if "dead_outputs" in pair else pair[:0]
+        seeds = f"{dead['seed'].nunique()} of {pair['seed'].nunique()} seeds"
+        starved = f"; in {seeds} a head has two or more outputs without a weight" * bool(len(dead))
+        items.append(f"{words}: {', '.join(cells)}{starved}")
+    return Found(items, "accuracy in points from ours, trained to convergence")
 
 
 def _ahead(task: str, found: Difference, capped: bool) -> str:
