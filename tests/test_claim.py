@@ -10,10 +10,11 @@ import pytest
 from msnlib import dense_network, seed_everything
 from msnlib.lab.claim import CAPPED, CAPPED_BEFORE, CLAIM_COLUMNS, claim_table, claim_verdicts
 from msnlib.lab.design import Design, read_design, read_designs
+from msnlib.lab.examples import TEST_ROWS
 from msnlib.lab.networks import dedicated
 from msnlib.lab.parameters import ParameterError
 from msnlib.lab.publish import claim_section
-from msnlib.lab.records import TEST_ROWS, Run, read_records
+from msnlib.lab.records import Run, read_records
 from msnlib.lab.statistics import Margin, compare, crossed
 from msnlib.subnetworks import shared_tensors
 
@@ -83,6 +84,14 @@ def test_the_largest_profile_counts_and_quick_never(out):
     ]
 
 
+def test_a_control_is_lent_only_to_runs_that_are_made_alike(out):
+    for seed in range(3):
+        _save("E1", seed, _pair(97.0, 97.0), precision="bfloat16")
+        _save("E3", seed, {("mnist", "multitask"): 97.0})
+    table = claim_table(out, DESIGN)
+    assert table["experiment"].tolist() == ["E1"] and ("E3", "mnist") in table.attrs["untested"]
+
+
 def test_runs_with_parameters_set_by_hand_do_not_count(out):
     _save("E1", 0, _pair(97.0, 97.0))
     path = _save("E1", 1, _pair(50.0, 97.0), density=0.01)
@@ -96,7 +105,7 @@ def test_runs_of_another_configuration_are_not_mixed_in(out):
         _save("E1", seed, _pair(97.0, 97.0 + seed), epochs=100)
         _save("E1", seed, {("mnist", "dedicated"): 50.0})  # an older default
         _save("E1", seed + 10, _pair(97.0, 97.0), epochs=100)
-        _save("E3", seed, {("mnist", "multitask"): 98.0})
+        _save("E3", seed, {("mnist", "multitask"): 98.0}, epochs=100)
     _save("E1", 3, {("mnist", "multitask"): 97.0})
     assert claim_table(out, DESIGN)[["seeds", "difference"]].values.tolist() == [[6, -0.5], [3, 0.0]]
 

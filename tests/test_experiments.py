@@ -17,6 +17,7 @@ from msnlib import (
     owner_map,
     predict,
 )
+from msnlib.lab.examples import TEST_ROWS, read_examples
 from msnlib.lab.experiments import (
     CONTROLS,
     SUFFIXES,
@@ -29,7 +30,7 @@ from msnlib.lab.experiments import (
 )
 from msnlib.lab.networks import dead_outputs, dedicated, describe, narrow, permuted, shared_network
 from msnlib.lab.parameters import ParameterError
-from msnlib.lab.records import TEST_ROWS, Run, read_examples
+from msnlib.lab.records import Run
 from msnlib.subnetworks import shared_tensors
 
 pytestmark = pytest.mark.usefixtures("seeded")

@@ -125,6 +125,22 @@ def test_seeds_with_a_split_of_their_own_are_one_pool_and_not_that_of_a_fixed_sp
     assert key(1, split_seed=0) == key(2, split_seed=0)
 
 
+def test_a_split_that_was_set_by_hand_is_one_split_for_every_seed():
+    keys = {fixed({"seed": seed, "split_seed": 0}, {"split_seed": 0}, {"numerics": 1}) for seed in range(3)}
+    assert len(keys) == 1
+    assert keys.isdisjoint({fixed({"seed": 0, "split_seed": 0}, {}, {"numerics": 1})})
+
+
+def test_of_two_unlike_records_of_one_run_one_is_named_as_left_out(caplog):
+    arms = {"multitask": 90.0, "dedicated": 91.0}
+    same, other = (_rows({0: arms | more}) for more in ({}, {"dedicated": 10.0}))
+    pooled(pd.concat([same.assign(file="a"), same.assign(file="b")]))
+    assert not caplog.messages
+    kept = pooled(pd.concat([same.assign(file="a"), other.assign(file="b")]))
+    assert kept["file"].tolist() == ["a", "a"]
+    assert caplog.messages == ["b left out: another record of the same run has other values"]
+
+
 def _in(precision, values, **other):
     """Rows of runs whose record says in which precision they trained."""
     rows = _rows(values, **other)

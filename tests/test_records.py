@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 import msnlib
+from msnlib.lab.examples import read_examples
 from msnlib.lab.parameters import ParameterError
 from msnlib.lab.published import other_outputs, published_table, published_value
 from msnlib.lab.records import Run, configuration_hash, read_records, versions
@@ -105,6 +107,58 @@ def test_a_result_cannot_be_added_twice_and_nothing_cannot_be_saved(records):
     assert not records.exists()
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"task": None}, "must be texts"),
+        ({"arm": 3}, "must be texts"),
+        ({"capped": "no"}, "capped of .* is 'no', but must be True or False"),
+        ({"dead_outputs": 1.5}, "dead_outputs of .* is 1.5, but must be a whole number from 0"),
+        ({"dead_outputs": -1}, "whole number"),
+        ({"dead_outputs": True}, "whole number"),
+    ],
+)
+def test_a_result_that_could_not_be_read_back_is_refused_when_it_is_added(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        _run().add(**{"task": "mnist", "arm": "multitask", "metric": "accuracy", "value": 1} | wrong)
+
+
+def test_notes_and_examples_are_saved_however_they_were_computed(records):
+    run = _run()
+    outcomes = torch.tensor([0.5, 1.0], requires_grad=True).bfloat16()
+    notes = dict(capped=np.bool_(True), dead_outputs=np.int64(3), examples=outcomes)
+    run.add(task="mnist", arm="multitask", metric="accuracy", value=1, **notes)
+    path = run.save()
+    (row,) = read_records(records).to_dict("records")
+    assert row["capped"] is True and row["dead_outputs"] == 3
+    assert read_examples(path)["mnist", "multitask"].tolist() == [0.5, 1.0]
+    run.examples.clear()
+    run.save()
+    assert read_examples(path) == {}  # not those of the older record
+
+
+def test_links_to_folders_are_followed_once_and_what_cannot_be_read_is_said(records, tmp_path, caplog, monkeypatch):
+    run = _run()
+    run.add(task="mnist", arm="multitask", metric="accuracy", value=1)
+    run.save()
+    elsewhere = tmp_path / "elsewhere"
+    records.rename(elsewhere)
+    records.mkdir()
+    (records / "linked").symlink_to(elsewhere)
+    (elsewhere / "round").symlink_to(records)
+    assert read_records(records)["file"].str.startswith("linked/").tolist() == [True]
+    walk = os.walk
+
+    def failing(folder, onerror, **options):
+        onerror(PermissionError(13, "Permission denied", str(folder)))
+        return walk(folder, **options)
+
+    monkeypatch.setattr(os, "walk", failing)
+    read_records(records)
+    assert caplog.messages == [f"{records} skipped: Permission denied"]
+    assert read_records(tmp_path / "none").empty
+
+
 def test_a_failed_write_leaves_the_old_record(records, monkeypatch):
     run = _run()
     run.add(task="mnist", arm="multitask", metric="accuracy", value=1)
@@ -133,13 +187,32 @@ def test_a_broken_or_foreign_file_is_skipped_with_one_line(records, caplog):
     (records / "deep" / "broken.json").write_text('{"format":')
     (records / "foreign.json").write_text("[1]")
     (records / "short.json").write_text(json.dumps(good | {"configuration": {}}))
+    (result,) = good["results"]
+    wrong = {
+        "t_text": {"results": [result | {"task": 3}]},
+        "u_note": {"results": [result | {"dead_outputs": 1.5}]},
+        "v_large": {"results": [result | {"value": 10**400}]},
+        "w_seed": {"configuration": good["configuration"] | {"seed": "0"}},
+        "x_versions": {"versions": None},
+        "y_run": {"run": {"overrides": None}},
+    }
+    for name, part in wrong.items():
+        (records / f"{name}.json").write_text(json.dumps(good | part))
+    (records / "z_deep.json").write_text("[" * 10**5)
     (records / ".part").mkdir()
     (records / ".part" / "record.json").write_text(json.dumps(good))
     with caplog.at_level(logging.WARNING):
         table = read_records(records)
     assert len(table) == 1
     assert [message.split(" skipped: ")[0] for message in caplog.messages] == [
-        str(records / name) for name in ("deep/broken.json", "foreign.json", "short.json")
+        str(records / name)
+        for name in (
+            "deep/broken.json",
+            "foreign.json",
+            "short.json",
+            *(f"{name}.json" for name in wrong),
+            "z_deep.json",
+        )
     ]
     assert not any("\n" in message for message in caplog.messages)
 

@@ -25,7 +25,7 @@ from msnlib.lab.publish import (
     recipe_section,
     results_tables,
 )
-from msnlib.lab.records import Run, read_records
+from msnlib.lab.records import NUMERICS, Run, read_records
 from msnlib.lab.report import EmptyReport, format_difference, format_table, format_value, paired, report_table
 
 
@@ -281,7 +281,10 @@ def test_all_arms_of_a_run_stand_side_by_side_the_longer_side_downwards(out):
     save("E2", "04_a", ["mnist", "fashion"], many, arms="all")
     save("E7", "08_a", [f"fashion_{k}" for k in range(1, 6)], many[:2], arms="all")
     save("E2", "04_a", ["mnist"], ["pruned, converged"], precision="float32")
-    two, five = controls_section(read_records(out)).split("\n\n**")
+    records = read_records(out)
+    older = records[records["overrides"].ne("{}")].assign(value=10.0, versions='{"numerics": 0}')
+    assert controls_section(pd.concat([records, older])) == controls_section(records)  # a pool, and not a mean of two
+    two, five = controls_section(records).split("\n\n**")
     assert [line.split("|")[1].strip() for line in two.splitlines()[4:]] == ["multitask", "random", "small"]
     assert "90.00 (2 without)" in two and "pruned" not in two
     for seed, (own, control) in enumerate([(97.0, 96.0), (98.0, 98.5)]):
@@ -293,6 +296,15 @@ def test_all_arms_of_a_run_stand_side_by_side_the_longer_side_downwards(out):
     assert header.startswith("| points, 2 seeds |")
     assert [cell.strip() for cell in line.strip("|").split("|")] == ["E2 MNIST", "", "", "", "+0.2 (-4.5 to +5.0)"]
     assert len(five.splitlines()) == 4 + 5 and "| Fashion-MNIST, no. 5 |" in five
+
+
+def test_no_committed_run_that_tables_call_trained_to_convergence_was_ended_by_a_cap():
+    records = read_records(Path(__file__).parent.parent / "reports")
+    records = records[records["profile"] != "quick"]
+    shown = pd.concat([headline(records, ("notebook", "profile")), records[records["overrides"] != "{}"]])
+    shown = shown[[json.loads(text).get("numerics") == NUMERICS for text in shown["versions"]]]
+    assert len(shown) > 1000
+    assert shown.loc[shown["capped"].eq(True), "file"].unique().tolist() == []
 
 
 def test_differences_are_paired_within_a_run_and_positive_is_better(out):
@@ -328,6 +340,32 @@ def readme(out):
     (out / "docs" / "checklist.md").write_text("\n".join(marks("checklist")))
     (out / "README.md").write_text("before\n" + "old\n".join(marks("findings")) + "\nafter\n")
     return out / "README.md"
+
+
+def test_a_page_that_cannot_be_written_stays_as_it_was(out, readme, monkeypatch):
+    _save("E1", 0, 97.0)
+    page, before = out / "docs" / "results.md", (out / "docs" / "results.md").read_text()
+    write = Path.write_text
+
+    def full(path, text, **options):
+        if path.name.startswith(f".{page.name}"):
+            write(path, text[:100], **options)
+            raise OSError(28, "No space left on device", str(path))
+        return write(path, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        publish(out, readme)
+    assert page.read_text() == before and not list(page.parent.glob(".*"))
+
+
+def test_boxes_are_refreshed_in_finished_runs_alone(out, readme):
+    _save("E1", 0, 97.0)
+    for folder in ("laptop-seed7.failed", ".laptop-seed8.abcd"):
+        (out / "02_a" / folder).mkdir(parents=True)
+        (out / "02_a" / folder / "02_a.ipynb").write_text("cut off")
+    publish(out, readme)
+    assert [path.read_text() for path in sorted(out.glob("02_a/*/*.ipynb"))] == ["cut off"] * 2
 
 
 def test_publish_fills_the_pages_between_their_marks(out, readme):

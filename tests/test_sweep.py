@@ -23,8 +23,8 @@ from msnlib.command.jobs import plan
 from msnlib.command.sweep import read_sweep, state
 from msnlib.command.verify import repetition
 from msnlib.files import UsageError
+from msnlib.lab.examples import read_examples
 from msnlib.lab.parameters import ParameterError
-from msnlib.lab.records import read_examples
 
 SPEC = """[[runs]]
 notebooks = [1]

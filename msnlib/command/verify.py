@@ -6,8 +6,9 @@ from typing import Any
 
 from msnlib.command.jobs import Job, choose_notebooks, plan
 from msnlib.files import UsageError
+from msnlib.lab.examples import read_examples
 from msnlib.lab.notebooks import declared
-from msnlib.lab.records import read_examples, read_record
+from msnlib.lab.records import read_record
 
 
 @dataclass(frozen=True)

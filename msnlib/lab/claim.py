@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 
 from msnlib.lab.design import RULES, Design
+from msnlib.lab.examples import TEST_ROWS, read_examples
 from msnlib.lab.parameters import ParameterError
 from msnlib.lab.pooling import headline
 from msnlib.lab.published import published_table
-from msnlib.lab.records import TEST_ROWS, is_clean, read_examples, read_records
+from msnlib.lab.records import is_clean, read_records
 from msnlib.lab.statistics import CONFIDENCE, Comparison, Margin, compare, crossed, intersection, needed_most
 
 CLAIM_COLUMNS = (
@@ -279,6 +280,12 @@ def _pairs(
     yield from sorted(found, key=lambda item: list(order).index(item[0][0]))
 
 
+def _made_alike(control: Row, own: Row) -> bool:
+    """Whether another experiment's control was trained as one of this experiment's own would be."""
+    one, other = (json.loads(row["fixed"]) for row in (control, own))
+    return all(one.get(name) == other.get(name) for name in ("numerics", "precision", "epochs", "split_seed"))
+
+
 def pairs_of(folder: Path | str, design: Design, evidence: str) -> list[tuple[Any, str, dict[str, Pairs]]]:
     """Return key, evidence and pairs by rule of every task, as `claim_table` compares them, of one kind of evidence."""
     records, _ = _sorted_out(read_records(folder), design)
@@ -296,7 +303,9 @@ def _paired(shown: pd.DataFrame, key: Iterable[str], rule: str) -> Pairs:
 
     for own_arm, control_arm in ARMS.get(experiment, [PLAIN]):
         own = seeds(experiment, own_arm)
-        control = seeds(LENDERS.get(experiment), control_arm) | seeds(experiment, control_arm)
+        lent = seeds(LENDERS.get(experiment), control_arm)
+        lent = {seed: row for seed, row in lent.items() if seed in own and _made_alike(row, own[seed])}
+        control = lent | seeds(experiment, control_arm)
         if shared := sorted(own.keys() & control.keys()):
             return Pairs([(own[seed], control[seed]) for seed in shared])
     return Pairs([])

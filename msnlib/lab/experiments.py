@@ -10,12 +10,13 @@ import pandas as pd
 import torch
 from torch import nn
 
+from msnlib.lab.examples import TEST_ROWS
 from msnlib.lab.networks import Builder, dead_outputs, dedicated, narrow
 from msnlib.lab.plots import style
 from msnlib.lab.pooling import over_seeds, pooled
 from msnlib.lab.precision import choose_precision
 from msnlib.lab.published import published_value
-from msnlib.lab.records import ENDING, TEST_ROWS, Run, read_records
+from msnlib.lab.records import ENDING, Run, read_records
 from msnlib.lab.report import format_value
 from msnlib.lab.stored import activate
 from msnlib.measuring import predict

@@ -7,7 +7,7 @@ import pandas as pd
 from msnlib.lab.differences import between
 from msnlib.lab.findings import named
 from msnlib.lab.looks import title
-from msnlib.lab.pooling import headline, natural
+from msnlib.lab.pooling import headline, natural, over_seeds
 from msnlib.lab.published import published_table, published_value, repeating_arm
 from msnlib.lab.records import ENDING
 from msnlib.lab.report import markdown
@@ -33,7 +33,7 @@ def gains_section(records: pd.DataFrame) -> str:
             continue
         by_rule = [between(own, task, *(arm + ending for arm in pair)) for ending in ("", ENDING)]
         values = own.pivot(index="seed", columns="arm", values="value")
-        each = values[pair[0]] - values[pair[1]]
+        each = (values[pair[0]] - values[pair[1]]).dropna()
         seeds = (
             " ".join(f"{value:+.2f}" for value in each) if len(each) < 6 else f"{each.min():+.2f} to {each.max():+.2f}"
         )
@@ -52,16 +52,17 @@ def controls_section(records: pd.DataFrame, ending: str = ENDING) -> str:
         records: as `msnlib.lab.records.read_records` gives them.
         ending: of the arms' names, which tells the stopping rule.
     """
-    asked = records["overrides"].eq(ALL_ARMS) & records["profile"].eq("paper")
-    rows = records[asked & records["metric"].eq("accuracy") & records["arm"].str.endswith(ending)]
+    asked = records[records["overrides"].eq(ALL_ARMS) & records["profile"].eq("paper")]
+    rows = headline(asked.assign(overrides="{}"))  # of several pools one, as elsewhere
+    rows = rows[rows["metric"].eq("accuracy") & rows["arm"].str.endswith(ending)]
     parts = []
     for experiment in sorted(rows["experiment"].unique(), key=natural):
         own = rows[rows["experiment"] == experiment]
-        cells: dict[str, dict[str, str]] = {}
+        means, cells = over_seeds(own, ["arm", "task"])["mean"], {}
         for (arm, task), found in own.groupby(["arm", "task"], sort=False):
             dead = found["dead_outputs"].max()
             without = f" ({dead} without)" if pd.notna(dead) and dead else ""
-            cells.setdefault(arm.removesuffix(ending), {})[title(task)] = f"{found['value'].mean():.2f}{without}"
+            cells.setdefault(arm.removesuffix(ending), {})[title(task)] = f"{means[arm, task]:.2f}{without}"
         table = pd.DataFrame.from_dict(cells, orient="index", columns=list(map(title, own["task"].unique()))).fillna("")
         table = table if len(table) >= len(table.columns) else table.T  # the longer side downwards
         body = [[name, *texts] for name, texts in zip(table.index, table.values, strict=True)]

@@ -6,6 +6,7 @@ what is shown first from `headline`.
 """
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import pandas as pd
 
 from msnlib.lab.parameters import PROFILES
+
+_log = logging.getLogger(__name__)
 
 POOL = ("experiment", "notebook", "profile", "fixed")
 
@@ -28,7 +31,7 @@ def fixed(configuration: dict[str, Any], overrides: dict[str, Any], versions: di
     and so are never pooled with later ones.
     """
     values = {name: value for name, value in (overrides | configuration).items() if name != "seed"}
-    if values.get("split_seed") == configuration.get("seed") is not None:
+    if values.get("split_seed") == configuration.get("seed") is not None and "split_seed" not in overrides:
         values["split_seed"] = "seed"  # each seed its own split
     if values.get("precision") in ("float32", "float64"):
         del values["precision"]  # of the weights, as in every record made before there was a choice
@@ -40,9 +43,16 @@ def fixed(configuration: dict[str, Any], overrides: dict[str, Any], versions: di
 
 
 def pooled(records: pd.DataFrame) -> pd.DataFrame:
-    """Return `msnlib.lab.records.read_records`' rows with a column ``fixed``, the result of a run that is there twice
-    once."""
-    return _marked(records).drop_duplicates([*POOL, "seed", "task", "arm", "metric"])
+    """Return `msnlib.lab.records.read_records`' rows with a column ``fixed``, a result of a run that is there twice
+    once. Where the two are not equal it is said in a warning of one line, which names the file that is left out.
+    """
+    marked, key = _marked(records), [*POOL, "seed", "task", "arm", "metric"]
+    kept = marked.drop_duplicates(key)
+    if len(kept) < len(marked):
+        values = marked[[*key, "value", "file"]].merge(kept[[*key, "value"]], on=key, suffixes=("", " kept"))
+        for file in values.loc[values["value"].ne(values["value kept"]), "file"].unique():
+            _log.warning("%s left out: another record of the same run has other values", file)
+    return kept
 
 
 def _marked(records: pd.DataFrame) -> pd.DataFrame:

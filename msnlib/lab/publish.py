@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from msnlib.files import replacing, write_text
 from msnlib.lab.boxes import refresh_findings
 from msnlib.lab.capacity import capacity_section
 from msnlib.lab.checklist import checklist
@@ -81,7 +82,7 @@ def _result_lines(
     words = f"{experiment} {title(task)} ({'%' if metric == 'accuracy' else metric}{', ' + said if said else ''})"
     lines = {}
     for rule in ("", "converged"):
-        published, cells = [], []
+        published, cells, seeds = [], [], []
         for arm in _ARMS:
             ours = renamed.get(arm, arm) + (f", {rule}" if rule else "")
             row = arms.loc[ours] if ours in arms.index else None
@@ -91,8 +92,9 @@ def _result_lines(
                 continue
             mean, low, high = (format_value(metric, row[name]) for name in ("mean", "min", "max"))
             cells.append(mean if row["seeds"] == 1 else f"{mean} ({low}–{high})")
+            seeds.append(row["seeds"])
         if any(cells) or (not rule and any(published)):
-            lines[rule] = [words, *(published if not rule else []), *cells, str(int(arms["seeds"].max()))]
+            lines[rule] = [words, *(published if not rule else []), *cells, str(int(min(seeds, default=0)))]
     return lines
 
 
@@ -288,11 +290,11 @@ def publish(out: Path, readme: Path) -> None:
     listed = readme.parent / "docs" / "checklist.md"
     filled = checklist(records, claim, out, readme.parent / "notebooks")
     filled = _between(listed, listed.read_text(encoding="utf-8"), "checklist", filled)
-    power_table(out, design).to_csv(out / "power.csv", index=False, float_format="%.4g")
-    claim.to_csv(out / "claim.csv", index=False, float_format="%.6g")
-    readme.write_text(text, encoding="utf-8")
-    page.write_text(tables, encoding="utf-8")
-    listed.write_text(filled, encoding="utf-8")
+    power = power_table(out, design).to_csv(index=False, float_format="%.4g")
+    written = {readme: text, page: tables, listed: filled, out / "power.csv": power}
+    written[out / "claim.csv"] = claim.to_csv(index=False, float_format="%.6g")
+    for path, content in written.items():
+        write_text(path, content)
     style()
     _save(overview(records, claim), out / "overview.png")
     _save(overview(records, claim, narrow=True), out / "overview_narrow.png")
@@ -302,7 +304,8 @@ def publish(out: Path, readme: Path) -> None:
     if (records["experiment"] == "performance").any():
         _save(speed(records), out / "speed.png")
     experiments = records.groupby("notebook")["experiment"].first()
-    for path in [*(readme.parent / "notebooks").glob("*.ipynb"), *out.glob("*/*/*.ipynb")]:
+    pages = [path for path in out.glob("*/[!.]*/*.ipynb") if path.with_name("record.json").is_file()]
+    for path in [*(readme.parent / "notebooks").glob("*.ipynb"), *pages]:
         if path.stem in experiments:
             refresh_findings(path, experiments[path.stem], out)
 
@@ -316,4 +319,5 @@ def _between(page: Path, text: str, name: str, content: str) -> str:
 
 
 def _save(figure: "Figure", path: Path) -> None:
-    figure.savefig(path, dpi=110, metadata={"Software": None})  # so that the same records give the same bytes
+    with replacing(path) as part:
+        figure.savefig(part, format="png", dpi=110, metadata={"Software": None})  # the same records, the same bytes

@@ -14,21 +14,21 @@ import platform
 import re
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msnlib.files import CHECKOUT, replacing, write_json
+from msnlib.files import CHECKOUT, write_json
+from msnlib.lab.examples import write_examples
 from msnlib.lab.parameters import check, of_this_notebook
 
 if TYPE_CHECKING:
-    import numpy
+    from collections.abc import Iterator
+
     import pandas
 
 FORMAT = "msnlib record 1"
 NUMERICS = 1  # revision of the code that decides a run's numbers: runs of different revisions are never averaged
 RESULT_COLUMNS = ("task", "arm", "metric", "value", "seconds")
-TEST_ROWS = "test rows"  # in place of an arm, beside the outcomes of test examples
 ENDING = ", converged"  # of an arm's name, where training ended by `msnlib.CONVERGED`, not as the authors' did
 NOTES = ("capped", "dead_outputs")  # what a result may say beside; records made before they existed have neither
 RECORD_COLUMNS = (
@@ -110,13 +110,15 @@ class Run:
             capped: whether the most epochs allowed ended the training, and no stopping rule.
             dead_outputs: how many of the task's outputs own no weight.
 
-        Raises `ValueError` naming the result when ``value`` (or ``seconds``) is no finite number, or when task, arm
-        and metric were added before.
+        Raises `ValueError` naming the result when ``value`` (or ``seconds``) is no finite number, a name no text, a
+        note of another kind, or when task, arm and metric were added before.
         """
         label = f"{task}, {arm}, {metric}"
+        if not all(isinstance(name, str) for name in (task, arm, metric)):
+            raise ValueError(f"result {label}: task, arm and metric must be texts")
         if any((task, arm, metric) == (row["task"], row["arm"], row["metric"]) for row in self.results):
             raise ValueError(f"result {label} was added before")
-        notes = {"capped": capped, "dead_outputs": dead_outputs}
+        notes = _notes({"capped": capped, "dead_outputs": dead_outputs}, label)
         self.results.append(
             {
                 "task": task,
@@ -128,8 +130,9 @@ class Run:
             }
         )
         if examples is not None:
-            # Not where they were computed: numpy reads nothing on a GPU.
-            self.examples[task, arm] = examples.cpu() if hasattr(examples, "cpu") else examples
+            # Not where and as they were computed: numpy reads nothing on a GPU, of a graph, or in bfloat16.
+            found = examples.detach().cpu() if hasattr(examples, "cpu") else examples
+            self.examples[task, arm] = found.float() if str(found.dtype) == "torch.bfloat16" else found
 
     def table(self) -> "pandas.DataFrame":
         """Return what was added, one row per result, in order."""
@@ -169,39 +172,11 @@ class Run:
         record = self._record()
         profile, seed = self.configuration["profile"], self.configuration["seed"]
         path = folder / f"{self.notebook}-{profile}-seed{seed}-{record['configuration_hash'][:8]}.json"
+        path.with_suffix(".npz").unlink(missing_ok=True)  # of an older record of this name
         if self.examples:
-            _write_examples(path.with_suffix(".npz"), self.examples)
+            write_examples(path.with_suffix(".npz"), self.examples)
         write_json(path, record)
         return path
-
-
-def _write_examples(path: Path, examples: dict[tuple[str, str], Any]) -> None:
-    import numpy  # here, so that a record without them does not wait for it
-
-    arrays = {}
-    for (task, arm), outcomes in examples.items():
-        array = numpy.asarray(outcomes)
-        arrays[f"{task}: {arm}"] = array.astype(numpy.float32) if array.dtype.kind == "f" else array
-    with replacing(path) as part, part.open("wb") as file:  # by name, numpy would add a suffix
-        numpy.savez_compressed(file, **arrays)
-
-
-def read_examples(record: Path | str) -> "dict[tuple[str, str], numpy.ndarray]":
-    """Return (task, arm) -> the outcome of every test example, as `Run.add` was given them, of one record's file; and
-    (task, `TEST_ROWS`) -> the rows of the dataset that they are, where the test part was drawn anew.
-
-    Empty when the record has none. Raises `ValueError` when the file beside the record is broken.
-    """
-    import numpy
-
-    path = Path(record).with_suffix(".npz")
-    try:
-        with numpy.load(path) as stored:
-            return {tuple(name.split(": ", 1)): stored[name] for name in stored.files}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: broken ({error})") from None
 
 
 def _finite(value: Any, label: str) -> float:
@@ -210,6 +185,17 @@ def _finite(value: Any, label: str) -> float:
     if isinstance(plain, bool) or not isinstance(plain, int | float) or not math.isfinite(plain):
         raise ValueError(f"{label} is {value!r}, but must be a finite number")
     return float(plain)
+
+
+def _notes(notes: dict[str, Any], label: str) -> dict[str, Any]:
+    """Return notes of a result as JSON has them: a bool and a whole number, or None for what is not known."""
+    plain = {name: note.item() if hasattr(note, "item") else note for name, note in notes.items()}
+    capped, dead = (plain.get(name) for name in NOTES)
+    if not (capped is None or isinstance(capped, bool)):
+        raise ValueError(f"capped of {label} is {capped!r}, but must be True or False")
+    if not (dead is None or isinstance(dead, int) and not isinstance(dead, bool) and dead >= 0):
+        raise ValueError(f"dead_outputs of {label} is {dead!r}, but must be a whole number from 0")
+    return plain
 
 
 def _version(distribution: str) -> str | None:
@@ -275,12 +261,18 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ValueError("not an msnlib record")
     try:
-        record["configuration"]["profile"], record["configuration"]["seed"]
-        [record[name] for name in ("experiment", "notebook", "configuration_hash", "versions")]
-        [_finite(result["value"], "value") for result in record["results"]]
-        [result[name] for name in RESULT_COLUMNS for result in record["results"]]
-        record.setdefault("run", {}).get("overrides")
-    except (AttributeError, KeyError, TypeError) as error:
+        [record[name] for name in ("configuration_hash", "results")]
+        texts = [record["experiment"], record["notebook"], record["configuration"]["profile"]]
+        for result in record["results"]:
+            _finite(result["value"], "value")
+            _notes({name: result.get(name) for name in NOTES}, "a result")
+            texts += [result[name] for name in ("task", "arm", "metric")]
+        if wrong := [text for text in texts if not isinstance(text, str)]:
+            raise TypeError(f"{wrong[0]!r} where a text should be")
+        if type(record["configuration"]["seed"]) is not int:
+            raise TypeError(f"seed {record['configuration']['seed']!r} is no whole number")
+        record["versions"].get("numerics"), record.setdefault("run", {}).get("overrides", {}).get("seed")
+    except (AttributeError, KeyError, OverflowError, TypeError) as error:
         raise ValueError(f"an incomplete record ({error})") from None
     return record
 
@@ -296,17 +288,32 @@ def read_records(folder: Path | str) -> "pandas.DataFrame":
 
     folder = Path(folder)
     rows = []
-    for path in sorted(folder.glob("**/*.json")):
+    for path in sorted(_json_files(folder)):
         name = path.relative_to(folder)
-        if any(part.startswith(".") for part in name.parts):
-            continue
         try:
             record = read_record(path)
-        except (OSError, ValueError) as error:
+        except (OSError, RecursionError, ValueError) as error:
             _log.warning("%s skipped: %s", path, str(error).splitlines()[0])
             continue
         rows += _rows(record, name.as_posix())
     return _typed(pandas.DataFrame(rows, columns=list(RECORD_COLUMNS)))
+
+
+def _json_files(folder: Path) -> "Iterator[Path]":
+    """Yield the files below a folder, links to folders followed once; a folder that cannot be read is warned of."""
+    seen = set()
+
+    def skipped(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            _log.warning("%s skipped: %s", error.filename, error.strerror)
+
+    for here, folders, names in os.walk(folder, onerror=skipped, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if (real := os.path.realpath(here)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(here, name) for name in names if name.endswith(".json") and not name.startswith("."))
 
 
 def _rows(record: dict[str, Any], file: str) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from msnlib.files import write_text
 from msnlib.lab.pooling import POOL, headline, natural, over_seeds, pooled, rank
 from msnlib.lab.published import repeated_value
 from msnlib.lab.records import read_records
@@ -165,6 +166,6 @@ def write_report(out: Path | str) -> str:
     if records.empty:
         raise EmptyReport(f"no records in {out}; 'msn run --out {out}' makes them")
     text = format_table(report_table(records))
-    (out / "table.md").write_text(f"# Results\n\n{text}", encoding="utf-8")
-    records.to_csv(out / "records.csv", index=False)
+    write_text(out / "table.md", f"# Results\n\n{text}")
+    write_text(out / "records.csv", records.to_csv(index=False))
     return text

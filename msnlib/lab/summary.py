@@ -219,8 +219,8 @@ def _recipe(records: pd.DataFrame) -> Found:
     items = []
     for arm, words in arms.items() if ours in found else ():
         pair = records[records["arm"].isin((arm, ours))]
-        capped = "capped" in pair and pair["capped"].eq(True).any()
-        cells = [_ahead(task, between(records, task, arm, ours), capped) for task in records["task"].unique()]
+        capped = set(pair.loc[pair["capped"].eq(True), "task"]) if "capped" in pair else set()
+        cells = [_ahead(task, between(records, task, arm, ours), task in capped) for task in records["task"].unique()]
         dead = pair.loc[pair["arm"].eq(arm) & (pair["dead_outputs"] > 1)] if "dead_outputs" in pair else pair[:0]
         seeds = f"{dead['seed'].nunique()} of {pair['seed'].nunique()} seeds"
         starved = f"; in {seeds} a head has two or more outputs without a weight" * bool(len(dead))
