@@ -59,8 +59,8 @@ def density(records: pd.DataFrame, out: Path) -> str:
     return (
         "Two tasks share a network, and each keeps a smaller and smaller share of the weights. The line without marks "
         "is the control: a network for each task, which owns all its weights. Where weights are scarce, gradients "
-        "leave classes of a head without a weight, and random choice does not: the gap between the lines is not about "
-        f"better or worse weights alone. {_origin(shown)}\n\n" + "\n".join(figures) + "\n\n"
+        "leave classes of a head without a weight, and random choice hardly does: the gap between the lines is not "
+        f"about better or worse weights alone. {_origin(shown)}\n\n" + "\n".join(figures) + "\n\n"
     ) + "\n\n".join([*tables, ""])
 
 
@@ -71,14 +71,14 @@ def capacity(records: pd.DataFrame, out: Path) -> str:
         return "No run of notebook 10 is here yet; `msn run 10 --profile laptop` makes one.\n"
     shown = shown.assign(arm=shown["choice"], tasks=shown["count"])
     evened = shown["choice"].str.endswith("evened").any()
-    heads = "" if evened else ": how much of the fall is theirs is not measured"
+    heads = "what evening them out mends is a line too" if evened else "how much of the fall is theirs is not measured"
     figure, ax = plt.subplots(figsize=(5.2, 4.2))
     _curves(ax, shown, "tasks")
     ax.set(xlabel="tasks T that share the network", ylabel="accuracy in %")
     return (
         "The network is filled with T equally hard tasks, and each gets 1/T of the weights. Nothing is forgotten. "
-        f"Heads are cut like all other layers, so at large T gradients leave classes without a weight{heads}. Shown is "
-        f"the mean of three tasks, the first, the middle and the last to choose. {_origin(shown)}\n\n"
+        f"Heads are cut like all other layers, so at large T gradients leave classes without a weight; {heads}. Shown "
+        f"is the mean of three tasks, the first, the middle and the last to choose. {_origin(shown)}\n\n"
         f"![Accuracy against the number of tasks, {_ALTERNATIVE}]({_save(figure, ax, out, 'capacity')})\n\n"
         f"Accuracy in % by number of tasks:\n\n{_table(shown, 'tasks')}\n"
     )

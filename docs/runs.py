@@ -101,6 +101,8 @@ def _page(run: Execution, runs: list[Execution], reports: Path) -> dict[str, Any
     notebook = read_notebook(run.path)
     opening, *others = notebook["cells"]
     title, text = heading_of(notebook), source_of(opening).partition("\n")[2]
+    if run.profile != "quick":  # whose reader takes "the run in notebooks/" for this one
+        text = text.replace("The run in `notebooks/` is the", "A smaller run, that of the file in `notebooks/`, is the")
     if run != runs[0]:  # reached from the first run's page, not from the sidebar or the search
         notebook["metadata"] |= {"orphan": True, "nosearch": True}
     page_title = title if run == runs[0] else f"{title} · {run.title}"

@@ -129,12 +129,14 @@ def _losses(left: Axes, rows: pd.DataFrame) -> None:
     names = [f"{row.experiment} {title(row.task)}" for row in rows.itertuples()]
     left.set_yticks(range(len(rows)), names, fontsize=9 if len(rows) > 10 else None)
     left.set(
-        ylim=(1.06 * max(len(rows), 1) + 2, -0.6), xlim=(-_EDGE, _EDGE), title="Is anything lost? (published size)"
+        ylim=(1.06 * max(len(rows), 1) + 2, -0.6),
+        xlim=(-_EDGE - 0.3, _EDGE + 0.3),
+        title="Is anything lost? (published size)",
     )
-    left.set_xlabel("difference in margins, left is worse\ndotted: a loss that matters")
+    left.set_xlabel("difference in margins, left is worse\ndotted: a loss that matters; arrows: beyond the axis")
     for word in dict.fromkeys(rows["verdict"]):
         marker, face = _SHAPES.get(word, _NO_VERDICT)
-        left.plot([], [], marker, color="black", markerfacecolor=face, label=word)
+        left.plot([], [], marker, color="black", markerfacecolor=face, label=_WORDS.get(word, word))
     if rows["evidence"].ne("claim").any():
         left.plot([], [], color=_EXPLORATION, linewidth=2, label="grey: exploration")
     if len(rows):
@@ -153,7 +155,11 @@ def _forgotten(middle: Axes, shown: pd.DataFrame) -> None:
         middle.plot(values, [y] * len(values), "o", color="black", markersize=4, clip_on=False)
         middle.annotate(f"{values.mean():.1f}", (values.max(), y), (8, 0), textcoords="offset points", va="center")
     middle.set_yticks(range(len(arms)), [fill(shown[arm].title, 14) for arm in arms])
-    middle.set(title="Is anything forgotten?", xlabel="points forgotten a task", ylim=(max(len(arms), 1) - 0.5, -0.5))
+    middle.set(
+        title="Is anything forgotten?",
+        xlabel="points forgotten a task (dots: seeds)",
+        ylim=(max(len(arms), 1) - 0.5, -0.5),
+    )
     middle.margins(x=0.25)
     middle.set_xlim(0)
     middle.grid(axis="y", visible=False)
@@ -175,6 +181,7 @@ def _breaks(ax: Axes, points: pd.DataFrame) -> None:
 
 
 _SHAPES = {"non-inferior": ("o", "black"), "inconclusive": ("o", "white"), "inferior": ("s", "black")}
+_WORDS = {"non-inferior": "no loss that matters", "inconclusive": "open", "inferior": "a loss that matters"}
 _NO_VERDICT = ("X", "0.7")
 _EXPLORATION = "0.6"
 _EDGE = 4.0  # margins; what lies beyond is an arrow at the edge

@@ -119,7 +119,7 @@ _ARMS = {
     "dedicated": ("a network for each task", 3),
     "pruned": ("pruned alone", 4),
     "reversed": ("weights as in the paper, other order", 2),
-    "fine-tuning": ("one network trained on", 6),
+    "fine-tuning": ("one network, fine-tuned", 6),
     "packnet": ("PackNet", 4),
     "joint": ("joint training", 5),
     "multitask evened": ("as in the paper, heads evened", 4),
