@@ -122,6 +122,8 @@ def _page(run: Execution, runs: list[Execution], reports: Path) -> dict[str, Any
             if cell.get("id", "").startswith("findings-"):  # a box of sentences, without the line that prints them
                 cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "findings", "remove-input"]
                 cell["outputs"] = [_formatted(output) for output in cell["outputs"]]
+            elif any(_is_aligned(output) for output in cell["outputs"]):
+                cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "aligned"]
             cell["metadata"]["mystnb"] = {"image": {"alt": alternative(heading, source, before)}}
     # What was found stands above the settings, which the notebook needs to say it, and the run itself with it.
     begin, end = ([cell for cell in others if cell.get("id") == f"findings-{where}"] for where in ("begin", "end"))
@@ -137,6 +139,12 @@ def _formatted(output: dict[str, Any]) -> dict[str, Any]:
     text = re.sub(r"^([A-Z][\w -]+)(?= \()", r"\n**\1**", "".join(output["text"]), flags=re.MULTILINE)
     text = re.sub(r"^(?=[A-Z])", "\n", text, flags=re.MULTILINE)
     return {"output_type": "display_data", "metadata": {}, "data": {"text/markdown": text}}
+
+
+def _is_aligned(output: dict[str, Any]) -> bool:
+    """Whether an output is a table of text, whose columns a line break would take apart."""
+    lines = "".join(output.get("text", [])).splitlines()
+    return sum(len(re.findall(r"\S {2,}(?=\S)", line)) > 1 for line in lines) > 2
 
 
 def heading_of(notebook: dict[str, Any]) -> str:

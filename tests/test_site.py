@@ -137,6 +137,12 @@ def test_what_was_found_stands_above_the_settings(site):
     assert re.search(r"<strong>Larger runs</strong> \(.*?<li>", boxed["10_capacity.html"], re.DOTALL)
 
 
+def test_a_table_of_text_is_told_from_sentences(site):
+    table = {"output_type": "stream", "text": ["a   b   c\n", "1   2   3\n", "4   5   6\n"]}
+    assert runs._is_aligned(table) and not runs._is_aligned({"text": ["a sentence.  Another one.\n"] * 9})
+    assert "tag_aligned" in (site / "notebooks" / "10_capacity.html").read_text()
+
+
 def test_exercises_of_the_course_stay_out(site):
     assert not [path for path in site.glob("**/*") if path.stem in ("assignments", "solutions", "ps1", "ps2", "ps3")]
 
