@@ -25,6 +25,7 @@ _DRAWING = {
     if inspect.isfunction(function) and function.__module__ == module.__name__ and name not in ("style", "legend")
 }
 RESULTS = "results.md"  # the page of the site with the numbers of full-size runs
+COST = "cost.md"  # that with times and memory
 
 
 @dataclass(eq=False)
@@ -160,7 +161,7 @@ def heading_of(notebook: dict[str, Any]) -> str:
 
 
 def _note(run: Execution, runs: list[Execution], reports: Path) -> str:
-    """Return what to know about a run and the way to the others, or to the numbers of those that have no page."""
+    """Return what to know about a run and the way to the others, and to the numbers of all."""
     said = [f"profile **{run.profile}**", f"seed {run.seed}"]
     said += [f"{name} {value}" for name, value in run.overrides.items()]
     if run.record:
@@ -171,8 +172,9 @@ def _note(run: Execution, runs: list[Execution], reports: Path) -> str:
     others = [f"[{other.title}]({_address(other, runs)})" for other in runs if other != run]
     if others:
         lines.append(f"Other runs: {' · '.join(others)}")
-    elif any((reports / run.path.stem).glob("*/record.json")):
-        lines.append(f"Numbers of full-size runs: [Results](/{RESULTS}). Pages of them follow once they are run again.")
+    if any((reports / run.path.stem).glob("*/record.json")):
+        words, page = ("What it costs", COST) if run.path.stem == "80_performance" else ("Results", RESULTS)
+        lines.append(f"Numbers of all larger runs: [{words}](/{page})")
     return ":::{admonition} This run\n:class: note\n\n" + "\n\n".join(lines) + "\n:::\n"
 
 

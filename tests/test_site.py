@@ -123,7 +123,8 @@ def test_figures_have_a_text_and_pages_one_title(pages):
 def test_a_page_says_which_run_it_is_and_where_larger_ones_are(site):
     text = (site / "notebooks" / "10_capacity.html").read_text()
     assert text.count('<p class="admonition-title">This run</p>') == 1
-    assert 'href="../results.html' in text.split("This run")[1].split("</div>")[0]
+    note = text.split("This run")[1].split("</div>")[0]
+    assert 'href="../results.html' in note and 'href="10_capacity/quick-seed0.html' in note
 
 
 def test_what_was_found_stands_above_the_settings(site):
@@ -262,7 +263,8 @@ def test_the_run_to_read_first_and_no_run_of_older_sources(run_folder, caplog):
     assert {path.stem for path in (notebook.parent / "out" / "nn_x").glob("*")} == {run.folder for run in found[1:]}
     (first,) = (notebook.parent / "out").glob("*.ipynb")
     note = read_notebook(first)["cells"][0]["source"]
-    assert all(f"/notebooks/nn_x/{run.folder}.ipynb" in note for run in found[1:]) and "Numbers of" not in note
+    assert all(f"/notebooks/nn_x/{run.folder}.ipynb" in note for run in found[1:])
+    assert "Numbers of all larger runs: [Results](/results.md)" in note
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")), ids=lambda path: path.stem[:2])
