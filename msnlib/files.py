@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,20 @@ def write_json(path: Path, content: Any) -> None:
     """Write ``content`` to ``path`` as JSON with sorted keys."""
     text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
+
+
+def move_into_place(part: Path, target: Path) -> None:
+    """Rename the folder ``part`` to ``target``, which it replaces."""
+    old = part.with_name(part.name + ".old")
+    try:
+        if target.exists():
+            os.replace(target, old)  # a folder that is not empty cannot be replaced in one step
+        os.replace(part, target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            os.replace(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 class UsageError(ValueError):

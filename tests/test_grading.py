@@ -561,6 +561,69 @@ def test_what_is_collected_is_graded_and_replaced_by_what_comes_later(folder, tm
     assert msn("collect", folder, "--set", "loop")[2] == ["msn: msn course collect needs --set NAME and --zip FILE"]
 
 
+def damaged(path, files, method, damage):
+    """A zip whose last file does not unpack."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+        info = archive.infolist()[-1]
+    whole = bytearray(path.read_bytes())
+    start = info.header_offset + 30 + len(info.filename)
+    if damage == "flipped":
+        for at in range(start, start + info.compress_size):
+            whole[at] ^= 255
+    else:  # the directory says that there is more than there is
+        at = whole.rindex(b"PK\x01\x02")
+        whole[at + 20 : at + 24] = (2**30).to_bytes(4, "little")
+        whole[at + 24 : at + 28] = (2**30).to_bytes(4, "little")
+    path.write_bytes(whole)
+    return path
+
+
+DAMAGED = [
+    (zipfile.ZIP_STORED, "flipped"),
+    (zipfile.ZIP_DEFLATED, "flipped"),
+    (zipfile.ZIP_LZMA, "flipped"),
+    (zipfile.ZIP_BZIP2, "flipped"),
+    (zipfile.ZIP_STORED, "cut"),
+]
+
+
+@pytest.mark.parametrize("method, damage", DAMAGED)
+def test_a_damaged_zip_takes_nothing_and_costs_the_others_nothing(method, damage, folder, tmp_path):
+    right = json.dumps(edited(notebook_of(LOOP), {"said": "One, I say."}))
+    submitted = folder / "submitted"
+    first = zipped(tmp_path / "1.zip", {"ana/loop.ipynb": right, "bo/loop.ipynb": right})
+    assert msn("collect", folder, "--set", "loop", "--zip", first)[0] == 0
+    files = {"bo/new.ipynb": right, "cy/x.ipynb": right, "ana/a.ipynb": right, "ana/b.ipynb": right}
+    second = damaged(tmp_path / "2.zip", files, method, damage)
+    code, out, err = msn("collect", folder, "--set", "loop", "--zip", second)
+    assert code == 1 and out == ["bo loop: new.ipynb, in place of what was there", "cy loop: x.ipynb"]
+    assert len(err) == 1 and err[0].startswith("msn: ana loop: b.ipynb cannot be read: ")
+    assert err[0].endswith("; what was there stays")
+    there = {path.relative_to(submitted).as_posix() for path in submitted.rglob("*") if path.is_file()}
+    assert there == {"ana/loop/loop.ipynb", "bo/loop/new.ipynb", "cy/loop/x.ipynb"}
+    third = damaged(tmp_path / "3.zip", {"ana/x.ipynb": right, "zoe/b.ipynb": right}, method, damage)
+    assert msn("collect", folder, "--set", "loop", "--zip", third)[1] == [
+        "ana loop: x.ipynb, in place of what was there"
+    ]
+    assert not (submitted / "zoe").exists()
+    damaged(submitted / "cy" / "loop" / "loop.zip", {"loop.ipynb": right}, method, damage)
+    code, out, err = msn("grade", folder)
+    assert code == 1 and [line.split(":")[0] for line in out[:2]] == ["ana loop", "bo loop"]
+    assert len(err) == 1 and err[0].startswith("msn: cy loop: loop.zip:loop.ipynb cannot be read: ")
+
+
+def test_a_platforms_zip_that_holds_nothing_is_one_line(folder, tmp_path):
+    for files in ({}, {"__MACOSX/ana/._x.ipynb": "", ".DS_Store": ""}):
+        archive = zipped(tmp_path / "all.zip", files)
+        assert msn("collect", folder, "--set", "loop", "--zip", archive) == (2, [], [f"msn: {archive} holds no files"])
+    archive.write_text("no zip")
+    assert msn("collect", folder, "--set", "loop", "--zip", archive)[2] == [
+        f"msn: {archive} cannot be read: all.zip is no zip"
+    ]
+
+
 def test_what_is_cut_off_is_not_graded_and_nobody_else_may_grade_meanwhile(folder, tmp_path):
     hand_in(folder, "anna")
     assert msn("grade", folder)[1][0] == "anna loop: 2 of 5 points, 3 not yet graded"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from msnlib.files import one_line
 from msnlib.lab.notebooks import source_of
 
 Notebook = dict[str, Any]
@@ -119,8 +120,8 @@ def read_hand_in(folder: Path, name: str) -> tuple[Notebook, str]:
         note = f"{shown(label)} read, not {', '.join(beside)}"
     try:
         content = notebooks[label]()
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-        raise HandInError(f"{shown(label)} cannot be read: {getattr(error, 'strerror', '') or error}") from None
+    except OSError as error:
+        raise HandInError(f"{shown(label)} cannot be read: {error.strerror or error}") from None
     return parse(content, shown(label)), note
 
 
@@ -128,26 +129,37 @@ def _files(folder: Path) -> Iterator[tuple[str, Any]]:
     """Yield (name, function that returns its bytes) of the files in a folder and in its zips."""
     for path in _entries(folder):
         if path.suffix.lower() == ".zip":
-            try:
-                with zipfile.ZipFile(path) as archive:
-                    members = [info for info in archive.infolist() if not is_hidden(info)]
-            except zipfile.BadZipFile:
-                raise OSError(f"{shown(path.name)} is no zip") from None
-            for info in members:
+            for info in members(path):
                 yield f"{path.name}:{info.filename}", lambda path=path, info=info: unpacked(path, info)
         else:
             yield path.name, lambda path=path: _content(path)
 
 
-def is_hidden(info: zipfile.ZipInfo) -> bool:
+def members(path: Path) -> list[zipfile.ZipInfo]:
+    """Return the files in a zip. Raises `OSError` when it is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [info for info in archive.infolist() if not _is_hidden(info)]
+    except OSError:
+        raise
+    except Exception:  # torn bytes may raise anything
+        raise OSError(f"{shown(path.name)} is no zip") from None
+
+
+def _is_hidden(info: zipfile.ZipInfo) -> bool:
     """Whether a zip's member is a folder, or something that a system put there for itself."""
     return info.is_dir() or any(part.startswith((".", "__MACOSX")) for part in info.filename.split("/"))
 
 
 def unpacked(path: Path, info: zipfile.ZipInfo) -> bytes:
-    """Return a zip's member, unless it is far too large, which is an `OSError`."""
-    with zipfile.ZipFile(path) as archive, archive.open(info) as file:
-        return _limited(file)
+    """Return a zip's member. Raises `OSError` when it is damaged, locked or far too large."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(info) as file:
+            return _limited(file)
+    except OSError:
+        raise
+    except Exception as error:  # torn bytes may raise anything
+        raise OSError(one_line(error) or "it is cut short") from None
 
 
 def _content(path: Path) -> bytes:

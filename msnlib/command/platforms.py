@@ -1,14 +1,15 @@
 """What a learning platform gives a lecturer: one zip with everybody's files, sorted into ``submitted``."""
 
 import re
-import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from msnlib.command.coursefolder import CourseFolder, Outcome
-from msnlib.command.handins import is_hidden, shown, unpacked
-from msnlib.files import UsageError
+from msnlib.command.handins import members, shown, unpacked
+from msnlib.files import UsageError, move_into_place
 
 # Moodle: "Anna Muster_1234_assignsubmission_file_", as a folder or before the file's name;
 # Canvas: "musteranna_1234_5678_ps1.ipynb", "musteranna_LATE_1234_5678_ps1.ipynb".
@@ -16,7 +17,8 @@ _NAMED = re.compile(r"(?P<whole>(?P<student>.+?)(_LATE)?_\d+_(assignsubmission_[
 
 
 def collect(folder: Path, name: str, archive: Path) -> Iterator[Outcome]:
-    """Sort a platform's zip into ``submitted/<student>/<name>``; what a student had there is replaced.
+    """Sort a platform's zip into ``submitted/<student>/<name>``; what a student had there is replaced
+    once all that is new could be read.
 
     Students are the folders in the zip, or what Moodle and Canvas write before a file's name. Of two whom that would
     give the same name, each keeps the platform's number.
@@ -30,23 +32,24 @@ def collect(folder: Path, name: str, archive: Path) -> Iterator[Outcome]:
         What became of each student's files, and of files that are nobody's.
 
     Raises:
-        UsageError: no such problem set, no such zip, or another command is at work in ``folder``.
+        UsageError: no such problem set, no such zip or nothing in it, or another command is at work in ``folder``.
     """
     course = CourseFolder(folder)
     course.check()
     if not (course.source(name).is_file() or course.variants(name)):
         raise UsageError(f"no problem set {shown(name)!r} in {course.path / 'source'}")
     try:
-        with zipfile.ZipFile(archive) as opened:
-            members = [info for info in opened.infolist() if not is_hidden(info)]
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{archive} cannot be read: {getattr(error, 'strerror', '') or error}") from None
+        inside = members(archive)
+    except OSError as error:
+        raise UsageError(f"{archive} cannot be read: {error.strerror or error}") from None
+    if not inside:
+        raise UsageError(f"{archive} holds no files")
     with course.alone():
         found: dict[str, dict[str, zipfile.ZipInfo]] = {}
-        paths = [info.filename.split("/") for info in members]
+        paths = [info.filename.split("/") for info in inside]
         if len({path[0] for path in paths}) == 1 < len({path[1] for path in paths if len(path) > 2}):
             paths = [path[1:] for path in paths]  # a folder around everybody's
-        for info, path in zip(members, paths, strict=True):
+        for info, path in zip(inside, paths, strict=True):
             owner, file = _split(path)
             if owner:
                 files = found.setdefault(owner, {})
@@ -77,13 +80,26 @@ def _student(owner: str) -> str:
 
 
 def _placed(place: Path, made: Outcome, archive: Path, files: dict[str, zipfile.ZipInfo]) -> Outcome:
+    """Unpack a student's files beside ``place``, and put them there when all of them are whole."""
     again = place.exists()
-    shutil.rmtree(place, ignore_errors=True)
     try:
-        place.mkdir(parents=True)
-        for file, info in files.items():
-            (place / file).write_bytes(unpacked(archive, info))
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-        shutil.rmtree(place, ignore_errors=True)
-        return Outcome(made.assignment, made.student, getattr(error, "strerror", "") or str(error), failed=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".") as beside:
+            new = Path(beside, place.name)
+            new.mkdir()
+            for file, info in files.items():
+                (new / file).write_bytes(_content(archive, file, info))
+            move_into_place(new, place)
+    except OSError as error:
+        with suppress(OSError):  # not empty: other things of the student's lie there
+            place.parent.rmdir()
+        stays = "; what was there stays" if again else ""
+        return Outcome(made.assignment, made.student, f"{error.strerror or error}{stays}", failed=True)
     return Outcome(made.assignment, made.student, made.note + (", in place of what was there" if again else ""))
+
+
+def _content(archive: Path, file: str, info: zipfile.ZipInfo) -> bytes:
+    try:
+        return unpacked(archive, info)
+    except OSError as error:
+        raise OSError(f"{shown(file)} cannot be read: {error.strerror or error}") from None

@@ -22,7 +22,7 @@ import psutil
 from msnlib.command.environment import kernel_environment, store_of
 from msnlib.command.forking import Fork, Source
 from msnlib.command.jobs import Job
-from msnlib.files import write_json
+from msnlib.files import move_into_place, write_json
 from msnlib.lab.notebooks import normalised, read_notebook
 from msnlib.lab.parameters import ParameterError
 from msnlib.lab.records import read_record
@@ -144,7 +144,7 @@ class Process:
             return Outcome(self.job, "done", self.target, seconds)
         self._forget()
         (self.part / "note.txt").write_text(f"{error}\n", encoding="utf-8")
-        _move_into_place(self.part, failed)
+        move_into_place(self.part, failed)
         return Outcome(self.job, "failed", failed, seconds, error)
 
     def discard(self) -> None:
@@ -199,7 +199,7 @@ class Process:
             shutil.copyfile(examples, self.part / "record.npz")
         self.log.unlink()
         self._forget()
-        _move_into_place(self.part, self.target)
+        move_into_place(self.part, self.target)
         return None
 
     def _forget(self) -> None:
@@ -220,20 +220,6 @@ class Process:
         lines = self.log.read_text(errors="replace").strip().splitlines()
         full = "; the disk is full" if shutil.disk_usage(self.part).free < 2**16 else ""
         return (lines[-1] if lines else f"exit code {self.process.returncode}") + full
-
-
-def _move_into_place(part: Path, target: Path) -> None:
-    """Rename the folder ``part`` to ``target``, which it replaces."""
-    old = part.with_name(part.name + ".old")
-    try:
-        if target.exists():
-            os.replace(target, old)  # a folder that is not empty cannot be replaced in one step
-        os.replace(part, target)
-    except BaseException:
-        if old.exists() and not target.exists():
-            os.replace(old, target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def spare_addresses() -> None:
