@@ -1,6 +1,8 @@
 """The store of trainings: what was killed goes on to the same bits, and no training is made twice."""
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -624,6 +626,39 @@ def test_clean_lists_first_and_removes_only_when_it_is_told(make_task, store, mo
     assert len(kept_trainings(store.root, days=30)) == 1
     trained(dense, make_task("b"), store)  # only reads it
     assert not kept_trainings(store.root, days=30)
+
+
+@pytest.mark.parametrize("days", ["-30", "-0.5", "nan", "1e400", "inf", "month"])
+def test_clean_takes_no_days_that_are_none(days, capsys):
+    with pytest.raises(SystemExit) as refused:
+        msn("clean", "--yes", "--older-than", days)
+    assert refused.value.code == 2
+    said = f"argument --older-than: {days!r} is not a number of days, 0 or more"
+    assert capsys.readouterr().err == f"msn: {said} (see msn clean --help)\n"
+
+
+def test_clean_names_what_stays_and_counts_what_went(make_task, store, monkeypatch, capsys):
+    monkeypatch.setenv("MSNLIB_STORE", str(store.root))
+    for name in "abc":
+        trained(dense, make_task(name), store)
+    busy, stuck, other = kept_trainings(store.root)
+
+    def remove(folder, *given, _remove=shutil.rmtree, **how):
+        if Path(folder) != stuck.folder:
+            return _remove(folder, *given, **how)
+        if not how.get("ignore_errors"):
+            raise PermissionError(errno.EACCES, "Permission denied", "0001.pt")
+
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    with FileLock(busy.folder / "lock"):
+        assert msn("clean", "--yes") == 1
+    shown = capsys.readouterr()
+    assert shown.err.splitlines() == [
+        f"msn: {busy.key[:12]} is being trained; it stays",
+        f"msn: {stuck.folder} cannot be removed: Permission denied",
+    ]
+    assert shown.out.splitlines()[-1] == f"1 trainings, {other.bytes / 1e6:.1f} MB in {store.root}; removed"
+    assert {kept.key for kept in kept_trainings(store.root)} == {busy.key, stuck.key}
 
 
 def test_which_runs_use_a_store(monkeypatch, tmp_path):

@@ -1,6 +1,7 @@
 """What ``msn`` can be asked on a command line."""
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +19,16 @@ def _at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = math.nan
+    if not 0 <= days < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days, 0 or more")
+    return days
 
 
 def parser() -> argparse.ArgumentParser:
@@ -85,7 +96,7 @@ def _add_running(commands: Any, notebooks: argparse.ArgumentParser, out: argpars
     command.add_argument("run", type=Path, nargs="+", metavar="RUN", help="its folder, in reports/")
 
     command = commands.add_parser("clean", help="list stored trainings; with --yes remove them")
-    command.add_argument("--older-than", type=float, default=0.0, metavar="DAYS", help="only those not used since (0)")
+    command.add_argument("--older-than", type=_days, default=0.0, metavar="DAYS", help="only those not used since (0)")
     command.add_argument("--job", default="", metavar="KEY", help="only the one whose key starts so")
     command.add_argument("--yes", action="store_true", help="remove what is listed")
 

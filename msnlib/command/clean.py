@@ -30,12 +30,15 @@ class Training:
         return f"{self.key[:12]}  {self.task:16}  {size}  {days:6.1f} days ago"
 
     def remove(self) -> bool:
-        """Remove it and say so; not while an epoch of it is trained."""
+        """Remove it and say so; not while an epoch of it is trained. Raises `OSError` when some of it stays."""
         try:
             with FileLock(self.folder / "lock").acquire(timeout=0):
-                shutil.rmtree(self.folder, ignore_errors=True)
+                shutil.rmtree(self.folder)
         except Timeout:
             return False
+        except OSError:
+            if self.folder.exists():  # else somebody else has removed it
+                raise
         return True
 
 

@@ -169,14 +169,21 @@ def _status(arguments: argparse.Namespace) -> int:
 def _clean(arguments: argparse.Namespace) -> int:
     root = store_folder()
     found = kept_trainings(root, arguments.older_than, arguments.job)
+    listed, code = [], 0
     for training in found:
         print(training)
-        if arguments.yes and not training.remove():
-            print(f"msn: {training.key[:12]} is being trained; it stays", file=sys.stderr)
-    size = sum(training.bytes for training in found) / 1e6
+        try:
+            if not arguments.yes or training.remove():
+                listed.append(training)
+            else:
+                print(f"msn: {training.key[:12]} is being trained; it stays", file=sys.stderr)
+        except OSError as error:
+            code = 1
+            print(f"msn: {training.folder} cannot be removed: {error.strerror or error}", file=sys.stderr)
+    size = sum(training.bytes for training in listed) / 1e6
     hint = "removed" if arguments.yes else "--yes removes them"
-    print(f"{len(found)} trainings, {size:.1f} MB in {root}" + (f"; {hint}" if found else ""))
-    return 0
+    print(f"{len(listed)} trainings, {size:.1f} MB in {root}" + (f"; {hint}" if found else ""))
+    return code
 
 
 def _verify(arguments: argparse.Namespace) -> int:
