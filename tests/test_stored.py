@@ -669,6 +669,26 @@ def test_which_runs_use_a_store(monkeypatch, tmp_path):
     assert store_of("quick", True) == {"MSNLIB_STORE": str(tmp_path)} and store_of("quick", False)["MSNLIB_STORE"] == ""
 
 
+@pytest.mark.parametrize("given", ["", "~nobody-of-that-name/store"])
+def test_without_a_home_nothing_runs_until_the_store_has_a_place(given, tmp_path, monkeypatch, capsys):
+    def homeless(_):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setenv("MSNLIB_STORE", given)
+    if not given:
+        monkeypatch.setattr(Path, "expanduser", homeless)
+    good_notebook(tmp_path / "nb", "01_a")
+    run = ("run", "--notebooks", tmp_path / "nb", "--out", tmp_path / "out", "--profile", "laptop")
+    folder = given or "~/.cache/msnlib-store"
+    for command in (("clean",), run):
+        assert msn(*command) == 2
+        assert capsys.readouterr().err == (
+            f"msn: {folder}: there is no such home folder; set MSNLIB_STORE to the folder for stored trainings\n"
+        )
+    assert not (tmp_path / "out").exists()
+    assert msn(*run, "--no-store") == 0
+
+
 SEEN = """import json, os
 from pathlib import Path
 progress = {"task": "mnist", "epoch": 7, "seconds": 1.25}

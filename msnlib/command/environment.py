@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from msnlib.files import UsageError
+
 # Where things are, how the network is reached, which GPUs there are. What is not named here is dropped: a language, a
 # warning filter, a matplotlibrc or a start-up file of one user would change outputs.
 SEEN = (
@@ -57,8 +59,17 @@ def kernel_environment(scratch: Path) -> dict[str, str]:
 
 
 def store_folder() -> Path:
-    """Return where trainings are stored: ``$MSNLIB_STORE``, else a folder beside that of the data."""
-    return Path(os.environ.get("MSNLIB_STORE") or "~/.cache/msnlib-store").expanduser().absolute()
+    """Return where trainings are stored: ``$MSNLIB_STORE``, else a folder beside that of the data.
+
+    Raises:
+        UsageError: it lies in a home folder, and there is none.
+    """
+    folder = os.environ.get("MSNLIB_STORE") or "~/.cache/msnlib-store"
+    try:
+        return Path(folder).expanduser().absolute()
+    except RuntimeError:
+        reason = "there is no such home folder; set MSNLIB_STORE to the folder for stored trainings"
+        raise UsageError(f"{folder}: {reason}") from None
 
 
 def store_of(profile: str, stored: bool) -> dict[str, str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from msnlib.command.environment import store_of
 from msnlib.command.forking import CAN_FORK, Source
 from msnlib.command.jobs import Job
 from msnlib.command.process import POLL_SECONDS, Outcome, Process, failed_folder, make_shared
@@ -38,8 +39,10 @@ def run_jobs(
     ``<folder>.failed``. Unless ``stored``, no training is read from the store or kept there. Closing the iterator, or
     an exception such as Ctrl-C, kills what runs and leaves nothing of it.
 
-    Raises `UsageError` when ``out`` cannot be written to.
+    Raises `UsageError` when ``out`` cannot be written to, or trainings are to be stored and there is no place for them.
     """
+    for job in jobs:
+        store_of(job.profile, stored)
     out = prepare(out)
     stop = threading.Event()
     to_run = []
