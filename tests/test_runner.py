@@ -487,6 +487,39 @@ def test_a_closed_pipe_loses_no_file_and_says_nothing(tmp_path):
     assert {*made, "records.csv", "table.md"} <= set(files(tmp_path / "out"))
 
 
+@pytest.mark.parametrize("broken", [">/dev/full", ">&-", "2>&-"])
+def test_a_broken_output_stream_ends_no_run_and_is_no_success(broken, tmp_path):
+    write_notebook(tmp_path / "notebooks", "01_wrong", "1 / 0")
+    good_notebook(tmp_path / "notebooks", "02_b")
+    (tmp_path / "msn.py").write_text(f"{PACKAGE}\nfrom msnlib.command.cli import main\nsys.exit(main(sys.argv[1:]))")
+
+    def said(*arguments):
+        command = f"exec {sys.executable} -u msn.py {' '.join(arguments)} {broken}"
+        return subprocess.run(["/bin/sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    done, again = said("run", "--out", "out"), said("run", "2", "--out", "out")
+    assert {"02_b/quick-seed0/record.json", "table.md"} <= set(files(tmp_path / "out"))
+    reason = "No space left on device" if "full" in broken else "it is closed"
+    line = f"msn: standard output cannot be written: {reason}\n"
+    if broken.startswith("2"):
+        assert (done.returncode, again.returncode) == (1, 0)
+        assert "02_b quick seed 0: done in " in done.stdout and done.stderr == ""
+    else:
+        assert (done.returncode, again.returncode, said("--version").returncode) == (1, 2, 2)
+        assert "msn: 01_wrong quick seed 0 failed: ZeroDivisionError" in done.stderr and again.stderr == line
+
+
+def test_letters_that_a_terminal_has_not_are_written_otherwise(tmp_path):
+    write_notebook(tmp_path / "nb", "01_é")
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", f"{PACKAGE}\nfrom msnlib.command.cli import main\nsys.exit(main(sys.argv[1:]))"]
+    for arguments, name in ((["list", "-v"], "stdout"), (["run", "é"], "stderr")):
+        done = subprocess.run(
+            [*command, *arguments, "--notebooks", "nb"], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert "\\xe9" in getattr(done, name) and "Traceback" not in done.stderr
+
+
 def test_notebooks_are_copied_whole_and_nothing_is_overwritten(tmp_path, capsys):
     path = good_notebook(tmp_path / "notebooks", "01_a")
     for _ in range(2):

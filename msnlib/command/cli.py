@@ -282,8 +282,6 @@ def _course(arguments: argparse.Namespace) -> int:
     else:
         outcomes = course.feedback(arguments.folder, arguments.answers)
     failed = False
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # a student's name may have letters that the terminal has not
     for outcome in outcomes:
         print(f"msn: {outcome}" if outcome.failed else outcome, file=sys.stderr if outcome.failed else None, flush=True)
         failed |= outcome.failed
@@ -310,18 +308,31 @@ def _interrupt(signum: int, frame: object) -> NoReturn:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code: 0; 1 when a run failed or there is nothing to report; 2 for what
-    cannot be done as asked; 130 after Ctrl-C.
+    cannot be done as asked, or could not be printed; 130 after Ctrl-C.
     """
-    with redirect_stdout(Pipe(sys.stdout)), redirect_stderr(Pipe(sys.stderr)):
-        return _main(argv)
+    out, err = Pipe(sys.stdout), Pipe(sys.stderr)
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            return _printed(_main(argv), out, err)
+        except SystemExit as ended:  # after --help, and what argparse refuses
+            ended.code = _printed(ended.code, out, err)
+            raise
+
+
+def _printed(code: int, out: Pipe, err: Pipe) -> int:
+    """Return the exit code, which is not 0 when something that was printed is lost."""
+    for stream, name in ((out, "output"), (err, "error")):
+        stream.flush()
+        if stream.lost:
+            print(f"msn: standard {name} cannot be written: {stream.lost}", file=sys.stderr)
+            code = code or 2
+    return code
 
 
 def _main(argv: Sequence[str] | None) -> int:
     try:
         arguments = parser().parse_args(argv)
-        code = COMMANDS[arguments.command](arguments)
-        sys.stdout.flush()
-        return code
+        return COMMANDS[arguments.command](arguments)
     except UsageError as error:
         print(f"msn: {error}", file=sys.stderr)
         return 2
