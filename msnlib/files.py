@@ -25,8 +25,10 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.chmod(name, 0o644)  # mkstemp's 0600 would hide it from others
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, name):
+            error.filename = str(path)  # a full disk does not say which file
         raise
 
 
@@ -34,6 +36,16 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path``."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def storing(what: str, advice: str) -> Iterator[None]:
+    """Make of whatever goes wrong while ``what`` is written an `OSError` of one line that ends with ``advice``."""
+    try:
+        yield
+    except Exception as error:  # on a full disk torch and safetensors raise their own
+        reason = getattr(error, "strerror", None) or f"disk full? {one_line(error)}"
+        raise OSError(f"{what} cannot be written ({reason}){advice}") from None
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from tiny import full_disk
 from torch import nn
 
 from msnlib import (
@@ -472,6 +473,17 @@ def test_a_failed_save_leaves_the_older_file_and_no_other(step, saved, monkeypat
     monkeypatch.setattr(f"msnlib.exchange.storage.{step}", full)
     with pytest.raises(OSError, match="No space left"):
         save(MaskedLinear(2, 2), path)
+    assert path.read_bytes() == whole and os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("room", [0, 500])
+def test_a_full_disk_is_an_error_that_names_the_file(room, saved):
+    path, whole = saved
+    layer = MaskedLinear(20, 20)
+    allocate(layer, "a", 0.5, "random")
+    with full_disk(room), pytest.raises(OSError) as refused:
+        save(layer, path)
+    assert str(refused.value).startswith(f"{path} cannot be written (") and "\n" not in str(refused.value)
     assert path.read_bytes() == whole and os.listdir(path.parent) == [path.name]
 
 

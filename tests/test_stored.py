@@ -17,7 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
-from tiny import PACKAGE, RECORD, good_notebook, msn, write_notebook
+from tiny import PACKAGE, RECORD, full_disk, good_notebook, msn, write_notebook
 from torch import nn
 
 from msnlib import (
@@ -441,6 +441,23 @@ def test_a_damaged_file_is_named_and_made_again(damage, file, make_task, store, 
     named = [entry.getMessage() for entry in caplog.records]
     assert all(file in line and "\n" not in line and str(store.root) not in line for line in named)
     assert named or file == "0002.pt"
+
+
+@pytest.mark.parametrize("room, before", [(0, 0), (2000, 0), (2000, 2), (10_000, 2)])
+def test_a_full_disk_names_the_store_and_costs_no_epoch_that_is_stored(room, before, make_task, store, same):
+    task = make_task("a")
+    expected = trained(dense, task, epochs=5)
+    if before:
+        trained(dense, task, store, epochs=before)
+    files = {path: path.read_bytes() for path in store.root.rglob("*.*") if path.is_file()}
+    with full_disk(room), pytest.raises(OSError) as refused:
+        trained(dense, task, store, epochs=5)
+    said = str(refused.value)
+    assert said.startswith(f"the store {store.root} cannot be written (") and "\n" not in said
+    assert said.endswith("): make room (msn clean lists what is stored), or run with --no-store")
+    assert {path: path.read_bytes() for path in files} == files
+    found = trained(dense, task, store, epochs=5)
+    assert found[0] == expected[0] and same(found[2], expected[2])
 
 
 def test_weights_that_have_gone_are_trained_again(make_task, store, same, monkeypatch):

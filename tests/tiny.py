@@ -1,8 +1,9 @@
 """Tiny notebooks that run for real in about a second, and what tests of running them share."""
 
 import json
+import resource
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -56,6 +57,17 @@ def files(folder: Path) -> list[str]:
     """The files under a folder but for those of locks, which are empty."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.parent.name != ".locks")
     return sorted(path.relative_to(folder).as_posix() for path in files)
+
+
+@contextmanager
+def full_disk(room: int = 0):
+    """Files have no room for more than so many bytes: writing them fails as on a full disk."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, usual[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
 
 
 def ended(pid: int) -> bool:

@@ -47,8 +47,11 @@ def save(net: nn.Module, path: str | os.PathLike) -> None:
     described = json.dumps(_describe(net))
     where = _digest(described, {n: t for n, t in tensors.items() if _structural(n)})
     whole = _digest(where, {n: t for n, t in tensors.items() if not _structural(n)})
-    with replacing(path) as partial:
-        save_file(tensors, partial, {"msnlib": described, "sha256_positions": where, "sha256": whole})
+    try:
+        with replacing(path) as partial:
+            save_file(tensors, partial, {"msnlib": described, "sha256_positions": where, "sha256": whole})
+    except SafetensorError as error:  # a full disk, for one
+        raise OSError(f"{path} cannot be written ({one_line(error)})") from None
 
 
 def load(path: str | os.PathLike, net: nn.Module | None = None) -> nn.Module:

@@ -24,7 +24,7 @@ import logging
 import os
 import time
 import zipfile
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from msnlib.files import one_line, replacing, write_json
+from msnlib.files import one_line, replacing, storing, write_json
 from msnlib.lab.content import Unknown
 from msnlib.lab.fingerprint import facts, network
 from msnlib.lab.records import digest
@@ -110,10 +110,11 @@ class Job:
         self.folder = root / self.key[:2] / self.key
         self.rows: list[dict[str, Any]] = []
         self._seen: tuple[int, ...] | None = None
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(self.folder / "lock", mode=0o666)
-        if not (self.folder / "facts.json").exists():
-            write_json(self.folder / "facts.json", decide)
+        with self._storing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / "facts.json").exists():
+                write_json(self.folder / "facts.json", decide)
         with suppress(PermissionError):
             os.utime(self.folder / "facts.json")  # for `msn clean --older-than`: it is used
 
@@ -157,7 +158,7 @@ class Job:
     def keep(self, epochs: set[int]) -> None:
         """Add to these."""
         if not epochs <= self.kept():
-            with self.lock:
+            with self.lock, self._storing():
                 write_json(self.folder / "kept.json", sorted(epochs | self.kept()))
 
     def tidy(self, needed: set[int]) -> None:
@@ -177,9 +178,14 @@ class Job:
         return self.folder / f"{epoch:04}.pt"
 
     def _write(self, path: Path, content: dict[str, Any]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)  # someone may have freed the space
-        with replacing(path) as part:
-            torch.save({"key": self.key, **content}, part)
+        with self._storing():
+            self.folder.mkdir(parents=True, exist_ok=True)  # someone may have freed the space
+            with replacing(path) as part:
+                torch.save({"key": self.key, **content}, part)
+
+    def _storing(self) -> AbstractContextManager[None]:
+        advice = ": make room (msn clean lists what is stored), or run with --no-store"
+        return storing(f"the store {self.folder.parent.parent}", advice)
 
     def _read(self, path: Path) -> dict[str, Any] | None:
         """A file's content; None, and a line that names it, unless it is a whole one of this job."""
