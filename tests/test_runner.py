@@ -68,6 +68,14 @@ def test_other_seeds_are_refused(text):
     assert str(caught.value) == f"seeds are {text!r}, but must be like 0, 0-2 or 0,3,5-7"
 
 
+def test_more_seeds_than_anybody_means_are_refused_at_once():
+    assert len(parse_seeds("1-9999,0")) == 10_000
+    for text in ("0-10000", "0-99999999", ",".join(["0-999999999"] * 3)):
+        with pytest.raises(UsageError) as caught:
+            parse_seeds(text)
+        assert str(caught.value) == f"seeds are {text!r}, but must be 10,000 of them at most"
+
+
 def test_notebooks_are_chosen_by_number_name_or_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("02_b", "10_c", "01_a", "draft"):

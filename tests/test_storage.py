@@ -457,10 +457,10 @@ def test_foreign_and_newer_and_missing_files_are_named(saved, tmp_path, monkeypa
     save(MaskedLinear(2, 2), path)
     monkeypatch.undo()
     assert "format 2; this msnlib reads format 3" in refusal(path)
-    for missing in (tmp_path / "none.safetensors", tmp_path):
+    for missing, reason in ((tmp_path / "none.safetensors", "no such file"), (tmp_path, "is a folder, not a file")):
         with pytest.raises(FileNotFoundError) as error:
             load(missing)
-        assert str(error.value) == f"{missing}: no such file"
+        assert str(error.value) == f"{missing}: {reason}"
 
 
 @pytest.mark.parametrize("step", ["save_file", "os.replace"])
@@ -570,9 +570,9 @@ def test_inspecting_notices_damage_to_all_that_it_tells(saved, capsys):
         assert main(["inspect", str(path)]) == 2
         shown = capsys.readouterr()
         assert shown.out == "" and shown.err.startswith(f"msn: {path}: cut short or not a safetensors file")
-    for missing in (path.parent / "none", path.parent):
+    for missing, reason in ((path.parent / "none", "no such file"), (path.parent, "is a folder, not a file")):
         assert main(["inspect", str(missing)]) == 2
-        assert capsys.readouterr().err == f"msn: {missing}: no such file\n"
+        assert capsys.readouterr().err == f"msn: {missing}: {reason}\n"
 
 
 # ------------------------------------------------------------------------------------------ extract

@@ -187,7 +187,7 @@ def _bytes(slice: Any) -> int:
 def _read(path: Path, values: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Description and tensors of a file, checked; without ``values`` the structural ones alone."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise FileNotFoundError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}")
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}

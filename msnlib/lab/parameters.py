@@ -32,6 +32,7 @@ from msnlib.files import UsageError
 
 PROFILES = ("paper", "laptop", "quick")  # largest first: the order of every report
 KIND_NAMES = {int: "int", float: "float", str: "str", bool: "bool", list: "list", tuple: "tuple", dict: "dict"}
+_SEEDS = 10_000  # of one command: more are a slip of the hand, and a list of them fills the memory
 
 
 class ParameterError(UsageError):
@@ -211,7 +212,7 @@ def parse_seeds(text: str) -> list[int]:
     """Return the seeds of ``0``, ``0-2`` or ``0,3,5-7``, each once, in the order written.
 
     Raises:
-        ParameterError: anything else.
+        ParameterError: anything else, or more than 10,000.
     """
     seeds: list[int] = []
     for part in text.split(","):
@@ -219,6 +220,8 @@ def parse_seeds(text: str) -> list[int]:
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if last < first:
             raise ParameterError(f"seeds are {text!r}, but must be like 0, 0-2 or 0,3,5-7")
+        if len(seeds) + last - first >= _SEEDS:
+            raise ParameterError(f"seeds are {text!r}, but must be {_SEEDS:,} of them at most")
         seeds += range(first, last + 1)
     return list(dict.fromkeys(seeds))
 
