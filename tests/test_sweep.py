@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import numpy
@@ -273,14 +274,15 @@ def test_verify_makes_a_run_again_and_compares(tmp_path, capsys):
     record = json.loads((folder / "record.json").read_text())
     record["results"][0]["value"] += 1e-13
     record["versions"]["threads"] = 64
+    del record["versions"]["numerics"]  # as in a record from before it was written
     (folder / "record.json").write_text(json.dumps(record))
     assert msn("verify", folder, *where) == 1
     printed = capsys.readouterr().out.splitlines()
-    assert printed[-3:-1] == [
+    assert printed[-4:-2] == [
         f"{folder}: 1 of 1 results differ",
         f"  mnist, multitask, accuracy: {93 + 1e-13!r} then, 93.0 now",
     ]
-    assert printed[-1].startswith("  threads: 64 then, ")
+    assert printed[-2].startswith("  threads: 64 then, ") and printed[-1].startswith("  numerics: not said then, ")
     assert files(out) == before
 
     path.write_text(path.read_text().replace("width: int = 4", "width: int = 5"))
@@ -306,7 +308,7 @@ def test_a_repetition_takes_the_split_that_the_run_had(tmp_path):
         assert (job.seed, job.configuration["split_seed"]) == (4, then)
 
 
-def test_a_run_keeps_the_outcomes_of_examples_and_verify_compares_them(tmp_path, capsys):
+def test_a_run_keeps_the_outcomes_of_examples_and_verify_compares_them(tmp_path, capsys, monkeypatch):
     record = RECORD.replace("NAME", "'01_a'").replace("seconds=1", "examples=[True, False, True]")
     write_notebook(tmp_path / "nb", "01_a", PACKAGE, record)
     folder, where = tmp_path / "out/01_a/quick-seed0", ("--notebooks", tmp_path / "nb")
@@ -314,10 +316,23 @@ def test_a_run_keeps_the_outcomes_of_examples_and_verify_compares_them(tmp_path,
     kept = read_examples(folder / "record.json")
     assert kept["mnist", "multitask"].tolist() == [True, False, True]
     kept["mnist", "multitask"][0] = False
-    numpy.savez(folder / "record.npz", **{": ".join(key): outcomes for key, outcomes in kept.items()})
+    numpy.savez_compressed(folder / "record.npz", **{": ".join(key): outcomes for key, outcomes in kept.items()})
     capsys.readouterr()
     assert msn("verify", folder, *where) == 1
     assert "1 of 1 results differ\n  mnist, multitask, accuracy: 90.0 then, 90.0 now" in capsys.readouterr().out
+
+    monkeypatch.setattr(runner, "Process", None)  # nothing runs before the file is read
+    with zipfile.ZipFile(folder / "record.npz") as stored:
+        (info,) = stored.infolist()
+    whole = (folder / "record.npz").read_bytes()
+    at = info.header_offset + 30 + len(info.filename)
+    flipped = bytes(byte ^ 255 for byte in whole[at : at + info.compress_size])
+    for broken in (b"", whole[: len(whole) // 2], whole[:at] + flipped + whole[at + len(flipped) :]):
+        (folder / "record.npz").write_bytes(broken)
+        assert msn("verify", folder, *where) == 2
+        shown = capsys.readouterr()
+        assert shown.out == "" and shown.err.startswith(f"msn: {folder / 'record.npz'}: broken (")
+        assert len(shown.err.splitlines()) == 1
 
 
 @pytest.fixture

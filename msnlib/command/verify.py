@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from msnlib.command.jobs import Job, choose_notebooks, plan
-from msnlib.files import UsageError
+from msnlib.files import UsageError, one_line
 from msnlib.lab.examples import read_examples
 from msnlib.lab.notebooks import declared
 from msnlib.lab.records import read_record
@@ -30,7 +30,8 @@ def repetition(folder: Path, notebooks: Path) -> Job:
     """Return the job that makes the run in ``folder`` again, with today's notebook of that name.
 
     Raises:
-        UsageError: no finished run lies there, or the notebook's parameters are not what they were.
+        UsageError: no finished run lies there, a file of it is broken, or the notebook's parameters are not what they
+            were.
     """
     path = Path(folder) / "record.json"
     try:
@@ -39,6 +40,7 @@ def repetition(folder: Path, notebooks: Path) -> Job:
         raise UsageError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from None
+    _examples(folder)  # that it is broken must not be found only when the run is made again
     configuration = record["configuration"]
     (notebook,) = choose_notebooks(notebooks, [record["notebook"]])
     overrides = record["run"].get("overrides", {})
@@ -62,7 +64,7 @@ def differences(then: Path, now: Path) -> list[Mismatch]:
     Where both keep the outcomes of examples, a result counts as different too when one example's outcome is.
     """
     values = [_values(then), _values(now)]
-    outcomes = [read_examples(Path(folder) / "record.json") for folder in (then, now)]
+    outcomes = [_examples(folder) for folder in (then, now)]
     found = []
     for key in dict.fromkeys([*values[0], *values[1]]):
         pair = [each.get(key) for each in values]
@@ -77,6 +79,16 @@ def _values(folder: Path) -> dict[tuple[str, str, str], float]:
     return {(row["task"], row["arm"], row["metric"]): row["value"] for row in results}
 
 
+def _examples(folder: Path) -> dict[tuple[str, ...], Any]:
+    path = Path(folder) / "record.npz"
+    try:
+        return read_examples(path)
+    except ValueError as error:
+        raise UsageError(one_line(error)) from None
+    except Exception as error:  # torn bytes may raise anything
+        raise UsageError(f"{path}: broken ({one_line(error) or type(error).__name__})") from None
+
+
 def _equal(one: Any, other: Any) -> bool:
     import numpy
 
@@ -85,5 +97,6 @@ def _equal(one: Any, other: Any) -> bool:
 
 def surroundings(then: Path, now: Path) -> list[str]:
     """Return a line for everything that two runs' records say about versions, machine and threads and that differs."""
-    one, other = (read_record(Path(folder) / "record.json")["versions"] for folder in (then, now))
-    return [f"{name}: {one.get(name)} then, {other.get(name)} now" for name in one if one[name] != other.get(name)]
+    pair = [read_record(Path(folder) / "record.json")["versions"] for folder in (then, now)]
+    said = {name: [each.get(name, "not said") for each in pair] for each in pair for name in each}
+    return [f"{name}: {one} then, {other} now" for name, (one, other) in said.items() if one != other]
