@@ -132,7 +132,7 @@ class Run:
         if examples is not None:
             # Not where and as they were computed: numpy reads nothing on a GPU, of a graph, or in bfloat16.
             found = examples.detach().cpu() if hasattr(examples, "cpu") else examples
-            self.examples[task, arm] = found.float() if str(found.dtype) == "torch.bfloat16" else found
+            self.examples[task, arm] = found.float() if str(getattr(found, "dtype", "")) == "torch.bfloat16" else found
 
     def table(self) -> "pandas.DataFrame":
         """Return what was added, one row per result, in order."""
