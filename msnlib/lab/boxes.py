@@ -130,11 +130,9 @@ def _verdict(row: Any) -> str:
 def _smaller_starve(notebook: str, reports: Path) -> list[str]:
     """Say what the runs of a smaller network found, which have more seeds."""
     records = headline(read_records(reports / notebook).query("profile == 'laptop'"))
-    if records.empty:
-        return []
     found = OVER_SEEDS["starves"](records)
-    (evened,) = [item for item in found.items if item.startswith(EVENED)]
-    return [f"in smaller networks ({records['seed'].nunique()} seeds), {found.about}: {evened}"]
+    opening = f"in smaller networks ({records['seed'].nunique()} seeds), {found.about}"
+    return [f"{opening}: {item}" for item in found.items if item.startswith(EVENED)]
 
 
 def _larger_reading(notebook: str, reports: Path) -> list[str]:

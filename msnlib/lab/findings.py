@@ -115,10 +115,10 @@ def _made_how(shown: pd.DataFrame, decided: pd.DataFrame) -> str:
     """Say how many of the weights a task has, and what was trained in bfloat16."""
     runs = shown[shown["profile"].eq("paper") & shown["experiment"].isin(decided["experiment"])]
     fixed = {row.experiment: json.loads(row.fixed) for row in runs.drop_duplicates("experiment").itertuples()}
-    shares = sorted({100 * settings["density"] for settings in fixed.values() if "density" in settings})
+    shares = [100 * settings["density"] for settings in fixed.values() if "density" in settings]
+    ends = " to ".join(f"{share:g}" for share in sorted({min(shares), max(shares)})) if shares else ""
     halved = [name for name, settings in fixed.items() if settings.get("precision") == "bfloat16"]
-    share = f"{' to '.join(f'{share:g}' for share in dict.fromkeys([shares[0], shares[-1]]))} % of" if shares else ""
-    return f"{share} the weights a task, " * bool(share) + f"{', '.join(halved)} in bfloat16, " * bool(halved)
+    return f"{ends} % of the weights a task, " * bool(ends) + f"{', '.join(halved)} in bfloat16, " * bool(halved)
 
 
 def _borrowed(decided: pd.DataFrame) -> str:

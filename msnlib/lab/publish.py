@@ -94,7 +94,7 @@ def _result_lines(
             cells.append(mean if row["seeds"] == 1 else f"{mean} ({low}–{high})")
             seeds.append(row["seeds"])
         if any(cells) or (not rule and any(published)):
-            lines[rule] = [words, *(published if not rule else []), *cells, str(int(min(seeds, default=0)))]
+            lines[rule] = [words, *(published if not rule else []), *cells, str(int(min(seeds))) if seeds else ""]
     return lines
 
 

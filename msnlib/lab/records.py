@@ -172,10 +172,11 @@ class Run:
         record = self._record()
         profile, seed = self.configuration["profile"], self.configuration["seed"]
         path = folder / f"{self.notebook}-{profile}-seed{seed}-{record['configuration_hash'][:8]}.json"
-        path.with_suffix(".npz").unlink(missing_ok=True)  # of an older record of this name
         if self.examples:
             write_examples(path.with_suffix(".npz"), self.examples)
         write_json(path, record)
+        if not self.examples:
+            path.with_suffix(".npz").unlink(missing_ok=True)  # of an older record of this name
         return path
 
 
