@@ -192,21 +192,21 @@ def _performance(values: Values) -> Found:
 
 def _starves(records: pd.DataFrame) -> Found:
     """Say at the smallest density how far random masks are ahead, and what becomes of that when no output starves."""
-    found = effects(records)
-    items = []
+    shares = records["arm"].str.extract(r"^density (\S+) ", expand=False).astype(float)
+    found, items = effects(records[shares.eq(shares.min())]), []
     for contrast, words in (
         ("random instead of scores", "random masks minus the paper's"),
         ("random instead of scores, heads evened out", "the same, both heads evened"),
         ("head evened out", EVENED),
         ("head whole instead of evened out", "the paper's, whole head minus evened one"),
     ):
-        rows = found[found["contrast"].eq(contrast) & found["density"].eq(found["density"].min())]
+        rows = found[found["contrast"] == contrast]
         cells = [
             _ahead(row.task, Difference(row.difference, row.low, row.high, row.seeds), row.capped)
             for row in rows.itertuples()
         ]
         items += [f"{words}: {', '.join(cells)}"] * bool(cells)
-    return Found(items, f"accuracy at density {found['density'].min():g}, in points")
+    return Found(items, f"accuracy at density {shares.min():g}, in points")
 
 
 def _recipe(records: pd.DataFrame) -> Found:
