@@ -133,7 +133,7 @@ def _losses(left: Axes, rows: pd.DataFrame) -> None:
         xlim=(-_EDGE - 0.3, _EDGE + 0.3),
         title="Is anything lost? (published size)",
     )
-    left.set_xlabel("difference in margins, left is worse\ndotted: a loss that matters; arrows: beyond the axis")
+    left.set_xlabel("difference in margins, left is worse\ndotted: a loss that matters\narrows: beyond the axis")
     for word in dict.fromkeys(rows["verdict"]):
         marker, face = _SHAPES.get(word, _NO_VERDICT)
         left.plot([], [], marker, color="black", markerfacecolor=face, label=_WORDS.get(word, word))

@@ -184,6 +184,7 @@ def forgetting(shown: pd.DataFrame) -> str:
     whole = rows[rows["metric"] == "accuracy"].pivot(index="seed", columns="arm", values="value")
     ours, theirs = lost.loc["multitask"], lost.loc["fine-tuning"]
     gaps = whole["dedicated"] - whole["multitask"]
+    where, gaps = ("ahead of", gaps) if gaps.mean() >= 0 else ("behind", -gaps)
     between = f" ({gaps.min():.1f} to {gaps.max():.1f})" if len(gaps) > 1 else ""
     count = shown[shown["experiment"].eq("forgetting") & shown["task"].ne("all")]["task"].nunique()
     kept = [words for arm, words in _FROZEN.items() if arm in lost.index and lost.loc[arm, "max"] == 0]
@@ -194,8 +195,8 @@ def forgetting(shown: pd.DataFrame) -> str:
     return (
         f"**{title}.** Of {count} image tasks learned in sequence, earlier ones lose {most} in any seed{also}. One "
         f"network fine-tuned on one task after another loses {theirs['mean']:.1f} points for each earlier task "
-        f"({theirs['min']:.1f} to {theirs['max']:.1f}). Networks of their own minus subnetworks: {gaps.mean():+.1f} "
-        f"points{between}. *{_scope(rows)}, a fixed number of epochs, the task known at test.*"
+        f"({theirs['min']:.1f} to {theirs['max']:.1f}). A network for each task is {gaps.mean():.1f} points "
+        f"{where} the subnetworks{between}. *{_scope(rows)}, a fixed number of epochs, the task known at test.*"
     )
 
 
@@ -279,4 +280,4 @@ def _points(rows: pd.DataFrame, by: str = "") -> str:
 def _scope(rows: pd.DataFrame) -> str:
     profile, seeds = rows["profile"].iloc[0], rows["seed"].nunique()
     size = {"paper": "The published size", "laptop": "A smaller network, fewer images"}[profile]
-    return f"{size}, {seeds} seed{'s' * (seeds != 1)}, ranges over seeds"
+    return f"{size}, ranges over {seeds} seeds" if seeds > 1 else f"{size}, 1 seed"
