@@ -1,13 +1,16 @@
 """What reading a neighbour is worth, from repeats whose means and intervals are known by hand."""
 
+import tomllib
 from itertools import product
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from msnlib.lab.boxes import full_size
+from msnlib.lab.parameters import parse_seeds
 from msnlib.lab.records import Run
-from msnlib.lab.related import CONTRASTS, answer, larger_repeats, repeat_arm, repeats, worth
+from msnlib.lab.related import CONTRASTS, DECLARED, answer, larger_repeats, repeat_arm, repeats, worth
 from msnlib.lab.summary import summary
 
 ARMS = sorted({arm for pair in CONTRASTS.values() for arm in pair})
@@ -61,6 +64,20 @@ def test_every_contrast_is_between_its_own_two_arms():
 )  # fmt: skip
 def test_an_answer_in_words(low, high, said):
     assert answer(low, high) == said
+
+
+def test_the_seeds_that_answer_are_those_that_were_declared(tmp_path, monkeypatch):
+    sweep = Path(__file__).parent.parent / "sweeps" / "related.toml"
+    (runs,) = tomllib.loads(sweep.read_text())["runs"]
+    assert list(DECLARED) == parse_seeds(runs["seeds"])
+    monkeypatch.setenv("MSNLIB_RECORDS", str(tmp_path / "07_a"))
+    for seed in (*DECLARED, 13):
+        run = Run("E6", notebook="07_a", profile="laptop", seed=seed)
+        for row in _rows({seed: [3]}).to_dict("records"):
+            run.add(**{name: row[name] for name in ("task", "arm", "metric", "value", "capped")})
+        run.save()
+    assert set(larger_repeats("07_a", tmp_path, declared=True)["seed"]) == set(DECLARED)
+    assert set(larger_repeats("07_a", tmp_path)["seed"]) == {*DECLARED, 13}
 
 
 def test_a_training_that_the_cap_ended_gives_no_answer():

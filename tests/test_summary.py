@@ -56,7 +56,8 @@ def _pair(task, own, control, metric="accuracy", arms=("multitask", "dedicated")
         ("density", [("a", f"density {share}{way}, converged", "accuracy", value) for share in (0.5, 0.02)
                      for way, value in (("", 50), (" random", 60))],
          "accuracy in % at density 0.02, weights chosen: by gradients: a 50.00; at random: a 60.00"),
-        ("performance", [("T=2", "default", "speedup_batch_8", 1.5), ("T=2", "default", "state_ratio", 0.15)],
+        ("performance", [("T=2", "default", "speedup_batch_8", 1.5), ("T=2", "default", "state_ratio", 0.15),
+                         ("T=2", "default", "another", 1)],
          "a step of 8 images, times as fast as dense networks: T=2 1.50; bytes held from step to step, as a share of "
          "theirs: T=2 0.15"),
         ("E6", [*_pair("hard", 90, 92),

@@ -80,9 +80,7 @@ def _hours(records: pd.DataFrame, reports: Path) -> tuple[dict[str, float], floa
     """
     runs = records.drop_duplicates("file")
     whole = [read_record(reports / file) for file in runs["file"]]
-    hours = runs.assign(spent=[record["run"].get("seconds", 0) / 3600 for record in whole]).groupby("experiment")[
-        "spent"
-    ]
+    spent = runs.assign(hours=[record["run"].get("seconds", 0) / 3600 for record in whole])
     listed = [training for record in whole for training in record.get("stored") or () if "epochs" in training]
     epochs, read = (sum(training[name] for training in listed) for name in ("epochs", "read"))
-    return hours.sum().to_dict(), 100 * read / max(epochs, 1)
+    return spent.groupby("experiment")["hours"].sum().to_dict(), 100 * read / max(epochs, 1)

@@ -180,13 +180,13 @@ def _density(values: Values) -> Found:
 
 def _performance(values: Values) -> Found:
     """Say how fast a step of the default is, by batch size, and what training holds."""
-    words = {"state_ratio": "bytes held from step to step, as a share of theirs"}
-    items = {}
+    speed, items = "speedup_batch_", {}
     for (task, arm, metric), value in values.items():
-        if arm == "default":
-            batch = metric.removeprefix("speedup_batch_")
-            said = words.get(metric, f"a step of {batch} images, times as fast as dense networks")
+        if arm == "default" and metric.startswith(speed):
+            said = f"a step of {metric.removeprefix(speed)} images, times as fast as dense networks"
             items.setdefault(said, []).append(f"{task} {value:.2f}")
+        elif (arm, metric) == ("default", "state_ratio"):
+            items.setdefault("bytes held from step to step, as a share of theirs", []).append(f"{task} {value:.2f}")
     return Found([f"{said}: {', '.join(cells)}" for said, cells in items.items()])
 
 
